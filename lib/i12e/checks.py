@@ -1,0 +1,29 @@
+"""The tests of this checkout: ./doit test."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from i12e.errors import Problem, UserError
+
+
+def task(root: Path) -> dict[str, Any]:
+    """Given the checkout, return the task that runs its tests."""
+    return {"actions": [(run_tests, [root])]}
+
+
+def run_tests(root: Path) -> None:
+    """Given the checkout, install the tools of its tests if they are not there, and run them."""
+    import subprocess
+
+    from i12e import bootstrap  # slow to import, and no other task has use for it
+
+    try:
+        bootstrap.install(root, bootstrap.DEVELOPMENT)
+    except bootstrap.SetupError as error:
+        raise UserError(Problem("", None, None, str(error))) from None
+    done = subprocess.run([sys.executable, "-m", "pytest"], cwd=root, check=False)
+    if done.returncode:
+        raise UserError(Problem("", None, None, f"pytest: exit status {done.returncode}"))

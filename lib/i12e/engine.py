@@ -1,0 +1,706 @@
+"""doit, as i12e uses it: states of files as dependencies, a database that keeps each finished task, one lock,
+our exit statuses and our lines.
+
+Exit statuses: 0 done; 1 failed, and every other error; 2 only from `plan` and `drift`: there are changes;
+3 usage: an unknown task or option, or a dodo.py that cannot be read. A signal ends with 128 and its number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import io
+import json
+import os
+import signal
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+from doit.cmd_base import Command, DoitCmdBase, check_tasks_exist
+from doit.cmd_clean import Clean as DoitClean
+from doit.cmd_forget import Forget as DoitForget
+from doit.cmd_ignore import Ignore as DoitIgnore
+from doit.cmd_info import Info as DoitInfo
+from doit.cmd_list import List as DoitList
+from doit.cmd_run import Run as DoitRun
+from doit.cmdparse import CmdParseError
+from doit.dependency import FileChangedChecker
+from doit.doit_cmd import DoitMain
+from doit.exceptions import BaseFail, InvalidCommand, InvalidDodoFile, TaskFailed, UnmetDependency
+from doit.task import Task
+
+from i12e import lock, paths, screen
+from i12e.build import Build
+from i12e.errors import CHANGES, FAILED, USAGE, Problem, UserError, did_you_mean
+from i12e.files import Files, private_folder
+
+TaskDict = dict[str, Any]
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+_builds: dict[str, Build] = {}  # by database: doit makes backend and checker itself, from names and classes
+
+
+PLUGINS = {
+    "BACKEND": {"i12e": "i12e.engine:backend"},
+    "COMMAND": {
+        "run": "i12e.engine:Run",
+        "list": "i12e.engine:List",
+        "info": "i12e.engine:Info",
+        "forget": "i12e.engine:Forget",
+        "clean": "i12e.engine:Clean",
+        "ignore": "i12e.engine:Ignore",
+        "strace": "i12e.engine:NotOffered",
+        "dumpdb": "i12e.engine:NotOffered",
+        "reset-dep": "i12e.engine:NotOffered",
+    },
+}
+
+
+def main(args: list[str]) -> int:
+    """Given the arguments of ./doit, run it; return the exit status.
+
+    A bare `doit` in the activated environment does the same by what pyproject.toml says, which takes
+    longer to read than all hosts take to be looked at.
+    """
+    DoitMain.BIN_NAME = "doit"
+    return int(DoitMain(None, (), PLUGINS).run(args))
+
+
+# --- for dodo.py
+
+
+def configure(root: Path, default_tasks: Sequence[str]) -> TaskDict:
+    """Given the checkout and the tasks that run when none is named, return DOIT_CONFIG.
+
+    Raise UserError for an I12E_ENV that does not exist.
+    """
+    place = paths.find(root, os.environ)
+    build = Build(place)
+    database = str(place.root / place.state)
+    _builds[database] = build
+    return {
+        "backend": "i12e",
+        "dep_file": database,
+        "check_file_uptodate": functools.partial(Checker, build.files),
+        "default_tasks": list(default_tasks),
+        "par_type": "thread",
+        "verbosity": 2,
+        "minversion": "0.37.0",
+        "action_string_formatting": "both",
+        "build": build,
+    }
+
+
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def step(action: Callable[..., Any]) -> Callable[..., Any]:
+    """Given an action, return one whose UserError is a failed task with all its problems, without a traceback."""
+
+    @functools.wraps(action)
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            return action(*arguments, **named)
+        except UserError as error:
+            return Failed(error.problems)
+        except OSError as error:
+            if error.errno not in _OF_THE_MACHINE:
+                raise
+            return Failed(
+                [Problem(str(error.filename or ""), None, None, str(error.strerror), "mend that, run it again")]
+            )
+        except Changes:
+            return Changed("there are changes")
+
+    return run
+
+
+class Failed(TaskFailed):
+    """A task that a user's mistake stopped; carries the problems."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = list(problems)
+
+
+class Changed(TaskFailed):
+    """How doit is told of Changes."""
+
+
+class Changes(Exception):
+    """Raised by an action of `plan` and `drift`: all went well, and there are changes."""
+
+
+def each(
+    verb: str,
+    hosts: Iterable[str],
+    action: Callable[..., Any],
+    doc: str,
+    params: Sequence[TaskDict] = (),
+    reads: bool = False,
+) -> Iterator[TaskDict]:
+    """Given a verb, hosts and an action of (host, or None for all, **params), yield the tasks VERB and VERB:HOST.
+
+    Both are plain tasks with the same options: doit's groups would drop the options of their subtasks.
+    """
+    for host in (None, *hosts):
+        yield {
+            "basename": verb if host is None else f"{verb}:{host}",
+            "doc": doc if host is None else f"{doc} ({host})",
+            "actions": [(step(action), [host])],
+            "params": list(params),
+            "uptodate": [False],
+            "meta": {"verb": verb.upper(), "what": host or "", "reads": reads},
+            "io": {"capture": False},
+        }
+
+
+def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield the tasks of the build (see i12e.build)."""
+    build: Build = config["build"]
+    yield _task("_model", build.check_model, file_dep=build.model_inputs(), targets=[build.paths.servers])
+    sets = build.sets()
+    for set_id in sets:
+        inputs = build.recorded(f"_inputs:{set_id}") or []
+        digest = functools.partial(build.digest_inputs, set_id, inputs)
+        yield _task(f"_inputs:{set_id}", digest, file_dep=inputs, targets=[build.paths.inputs(set_id)])
+    yield _task("_prepare", build.prepare, task_dep=["_model", *(f"_inputs:{set_id}" for set_id in sets)])
+    for host in build.hosts:
+        yield _render_task(build, host)
+    yield {
+        **_task(
+            "render",
+            build.remove_orphans,
+            task_dep=["_model", *(f"render:{host}" for host in build.hosts)],
+        ),
+        "doc": "render the Ignition config of every host whose inputs changed",
+    }
+
+
+def _task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
+    return {"basename": name, "actions": [(step(action),)], "io": {"capture": False}, **more}
+
+
+def _render_task(build: Build, host: str) -> TaskDict:
+    first = [build.paths.cluster_file, build.paths.host_file(host)]
+    return {
+        "basename": f"render:{host}",
+        "doc": f"render {host}",
+        "actions": [(_place, [build, host])],
+        "file_dep": build.recorded(f"render:{host}") or first,
+        "task_dep": ["_model", "_prepare"],
+        "targets": [build.paths.config(host)],
+        "clean": [(build.clean, [host])],
+        "meta": {"verb": "RENDER", "what": host},
+        "io": {"capture": False},
+    }
+
+
+@step
+def _place(build: Build, host: str, task: Task) -> None:
+    task.file_dep = set(build.place(host))
+
+
+# --- doit's parts, ours
+
+
+class Checker(FileChangedChecker):
+    """doit's view of files: a state, which a file that is not there and a folder have too."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def exists(self, path: str) -> bool:
+        """Given a target, tell whether it is there as it was made: one that was edited by hand is made again."""
+        return self._files.is_output(path)
+
+    def info(self, path: str) -> str:
+        """Given a dependency, return its state; one that is gone is a change, not an error."""
+        return self._files.state(path)
+
+    def check_modified(self, path: str, now: str, before: str) -> bool:
+        """Given a dependency's state now and before, tell whether it changed."""
+        return now != before
+
+    def get_state(self, path: str, before: str | None) -> str | None:
+        """Given a dependency and the state that is saved, return the state to save, or None if it is that."""
+        now = self._files.state(path)
+        return None if now == before else now
+
+
+def backend(name: str, codec: Any = None, module_name: Any = None) -> Any:
+    """Given the database's path, return the state of the build that was configured for it (doit's backend plugin)."""
+    return _builds[name].state
+
+
+class Reporter:
+    """Our lines: what was done, what failed, one summary; or one JSON document."""
+
+    desc = "i12e's lines"
+
+    def __init__(self, build: Build, out: IO[str], as_json: bool) -> None:
+        self.build = build
+        self.changes = False
+        self._out = out
+        self._json = as_json
+        self._start = time.monotonic()
+        self._started: dict[str, float] = {}
+        self._results: list[TaskDict] = []
+        self._problems: list[Problem] = []
+        self._asides: list[str] = []
+        self._current = 0
+        self._finished = False
+
+    def initialize(self, tasks: Any, selected: Any) -> None:
+        """Called by doit before the first task."""
+
+    def get_status(self, task: Task) -> None:
+        """Called by doit when it looks at a task."""
+
+    def execute_task(self, task: Task) -> None:
+        """Called by doit when a task starts."""
+        self._started[task.name] = time.monotonic()
+
+    def add_success(self, task: Task) -> None:
+        """Called by doit when a task is done and its state is set: save it now, a kill shall not lose it."""
+        self.build.state.commit()
+        for host in self.build.removed:
+            self._tell("REMOVE", host, "removed", 0.0, "it is no more in " + self.build.paths.hosts)
+        self.build.removed.clear()
+        if _shown(task):
+            same = task.meta["what"] in self.build.same
+            spent = time.monotonic() - self._started.get(task.name, self._start)
+            self._tell(
+                task.meta["verb"],
+                task.meta["what"],
+                "done",
+                spent,
+                "same output" if same else "",
+                task.name,
+            )
+
+    def add_failure(self, task: Task, fail: BaseFail) -> None:
+        """Called by doit when a task failed."""
+        self.build.state.commit()
+        if isinstance(fail, UnmetDependency):
+            return
+        if isinstance(fail, Changed):
+            self.changes = True
+            return
+        if isinstance(fail, Failed):
+            self._problems += fail.problems
+        else:
+            self._problems.append(_nowhere(f"{task.name}: {fail.get_msg().rstrip()}"))
+        self._results.append({"task": task.name, "result": "failed"})
+
+    def skip_uptodate(self, task: Task) -> None:
+        """Called by doit for a task with nothing to do."""
+        self._current += _shown(task)
+
+    def skip_ignore(self, task: Task) -> None:
+        """Called by doit for a task that `doit ignore` put aside."""
+        self._aside(f"{task.name} is ignored (./doit forget {task.name} ends that)")
+
+    def cleanup_error(self, fail: BaseFail) -> None:
+        """Called by doit when a teardown failed."""
+        self._aside(fail.get_msg())
+
+    def runtime_error(self, message: str) -> None:
+        """Called by doit when it cannot go on."""
+        self._problems.append(_nowhere(message))
+
+    def teardown_task(self, task: Task) -> None:
+        """Called by doit before a teardown."""
+
+    def complete_run(self) -> None:
+        """Called by doit at the end, also of a run that was interrupted."""
+        if self._finished:
+            return
+        self._finished = True
+        if self.build.state.damaged:
+            self._aside(f"{self.build.paths.state} was damaged and has been made anew: it is only a cache")
+        for text in self.build.warnings() if not self._problems else ():
+            self._aside(f"warning: {text}")
+        if self._json:
+            self._out.write(json.dumps(self._document(), indent=2) + "\n")
+            return
+        for problem in self._problems:
+            print(problem, file=sys.stderr)
+        self._out.write(self._summary() + "\n")
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything failed."""
+        return bool(self._problems)
+
+    def _tell(self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "") -> None:
+        self._results.append(
+            {"task": task or f"render:{what}", "verb": verb, "what": what, "result": result} | _timed(seconds, remark)
+        )
+        if not self._json:
+            self._out.write(screen.line(verb, what, remark) + "\n")
+            self._out.flush()
+
+    def _aside(self, text: str) -> None:
+        self._asides.append(text)
+        if not self._json:
+            print(text, file=sys.stderr)
+
+    def _summary(self) -> str:
+        env, seconds = self.build.paths.env, f"{time.monotonic() - self._start:.1f} s"
+        done = sum(result["result"] == "done" for result in self._results)
+        removed = sum(result["result"] == "removed" for result in self._results)
+        if self._problems:
+            kept = f"{done} done before that" if done else "no config was written"
+            return f"{env}: {screen.count(len(self._problems), 'problem')}, {kept} ({seconds})"
+        if not done and not removed:
+            return f"{env}: nothing to do, {screen.count(self._current, 'host')} up to date ({seconds})"
+        parts = [
+            f"{done} done",
+            f"{removed} removed" if removed else "",
+            f"{self._current} up to date",
+        ]
+        return f"{env}: {', '.join(filter(None, parts))} ({seconds})"
+
+    def _document(self) -> TaskDict:
+        return {
+            "environment": self.build.paths.env,
+            "results": self._results,
+            "up_to_date": self._current,
+            "problems": [dataclasses.asdict(problem) for problem in self._problems],
+            "warnings": self._asides,
+            "seconds": round(time.monotonic() - self._start, 3),
+        }
+
+
+def _nowhere(message: str) -> Problem:
+    return Problem("", None, None, message)
+
+
+def _timed(seconds: float, remark: str) -> TaskDict:
+    return {"seconds": round(seconds, 3)} | ({"remark": remark} if remark else {})
+
+
+def _shown(task: Task) -> bool:
+    return bool(task.meta and "verb" in task.meta)
+
+
+# --- commands
+
+
+_wait_option = {
+    "name": "wait",
+    "long": "wait",
+    "type": str,
+    "default": "0",
+    "help": "wait so long for another run to end, e.g. 90s, 5m [default: do not wait]",
+}
+_json_option = {
+    "name": "as_json",
+    "long": "json",
+    "type": bool,
+    "default": False,
+    "help": "print one JSON document instead of lines",
+}
+
+
+_FIXED = ("reporter", "outfile", "par_type", "auto_delayed_regex")  # options of doit that are ours to set
+
+
+class _Command(DoitCmdBase):
+    """What our commands share: user's mistakes without a traceback, the lock, names that are checked."""
+
+    sel_tasks: Any
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """Given the arguments, run the command; return its exit status."""
+        try:
+            return int(super().parse_execute(in_args))
+        except CmdParseError as error:
+            return self._wrong_option(error)
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Run the command; return its exit status."""
+        try:
+            return int(super().execute(params, args) or 0)
+        except UserError as error:
+            return _complain(*error.problems)
+        except sqlite3.Error as error:
+            return _complain(
+                f"{self.build.paths.state}: cannot be saved: {error} (is there room, may you write there?)"
+            )
+        except lock.Held as error:
+            return _complain(f"{error} (--wait TIME waits for it)")
+        except InvalidCommand as error:
+            return _usage(self._unknown(error.not_found) if error.not_found else str(error))
+        except InvalidDodoFile as error:
+            return _usage(str(error))
+        except CmdParseError as error:
+            return self._wrong_option(error)
+        except KeyboardInterrupt:
+            _complain("interrupted: what was done is kept, the same command goes on from there")
+            return INTERRUPTED
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # nobody reads any more; Python would complain at exit
+            return FAILED
+        except Exception:  # noqa: BLE001  # a bug of ours: all of it, and the status of an error
+            traceback.print_exc()
+            return FAILED
+
+    @property
+    def build(self) -> Build:
+        """The build that this command is about."""
+        return _builds[self.dep_manager.name]
+
+    def locked(self, what: str, wait: str) -> lock.Lock:
+        """Given what is done and how long to wait, return the lock; raise lock.Held if another run keeps it."""
+        place = self.build.paths
+        private_folder(place.root / place.build)
+        try:
+            seconds = lock.seconds(wait)
+        except ValueError:
+            raise InvalidCommand(f'--wait "{wait}": write a time such as 90s, 5m or 1h') from None
+        return lock.take(place.root / place.lock, what, seconds)
+
+    def _wrong_option(self, error: CmdParseError) -> int:
+        said = str(error).partition(" (parsing options")[0].removeprefix("Error parsing Task: ")
+        return _usage(f"{said}: ./doit help {self.name} and ./doit help TASK show the options")
+
+    def _unknown(self, name: str) -> str:
+        known = [task.name for task in getattr(self, "task_list", ()) if not task.name.startswith("_")]
+        words = [*known, *(command.get_name() for command in DoitMain.DOIT_CMDS)]
+        hint = did_you_mean(name, words) or next(
+            (f"did you mean {task}?" for task in known if task.endswith(f":{name}")), ""
+        )
+        return f"{name}: there is no such task ({hint or './doit list shows them'})"
+
+
+class Run(_Command, DoitRun):
+    """doit's run, with our reporter, lock and exit statuses."""
+
+    name = "run"
+    cmd_options = (
+        *(option for option in DoitRun.cmd_options if option["name"] not in _FIXED),
+        _wait_option,
+        _json_option,
+    )
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """Given the arguments, run: --json and --wait stand before or behind the tasks."""
+        first, rest = _gather(in_args)
+        return int(super().parse_execute([*first, *rest]))
+
+    def _execute(
+        self, verbosity: Any, always: bool, continue_: bool, num_process: int, single: bool,
+        force_verbosity: bool, failure_verbosity: int, pdb: bool, wait: str, as_json: bool, pos_args: list[str],
+    ) -> int:  # fmt: skip
+        build = self.build
+        tasks = {task.name: task for task in self.task_list}
+        names = self.sel_tasks or []
+        reporter = Reporter(build, sys.stdout, as_json)
+        build.run.progress = screen.progress
+        self._look_once(build, tasks, always)
+        asked = _closure(tasks, names)
+        build.run.wanted = [host for host in build.hosts if f"render:{host}" in asked]
+        build.run.save_set = self._save_set
+        if build.run.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
+            self.sel_tasks = ["_prepare", *names]
+        reads = asked and all(_reads(tasks[name]) for name in asked)
+        held = None if reads else self.locked(" ".join(["doit", *names]), wait)
+        before = signal.signal(signal.SIGTERM, _terminate) if _main_thread() else None
+        try:
+            result = super()._execute(
+                sys.stdout, verbosity, always, continue_, reporter, num_process, "thread", single,
+                False, force_verbosity, failure_verbosity, pdb,
+            )  # fmt: skip
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
+            build.close()
+            if held:
+                held.release()
+        if reporter.changes and not reporter.failed:
+            return CHANGES
+        return FAILED if result else 0
+
+    def _look_once(self, build: Build, tasks: dict[str, Task], always: bool) -> None:
+        """Let _prepare ask which hosts are out of date, and doit take the same answer: each is worked out once."""
+        work_out = self.dep_manager.get_status
+        known: dict[str, Any] = {}
+
+        def get_status(task: Task, tasks_dict: Any, get_log: bool = False) -> Any:
+            return known.pop(task.name, None) or work_out(task, tasks_dict, get_log)
+
+        def is_stale(host: str) -> bool:
+            status = known[f"render:{host}"] = work_out(tasks[f"render:{host}"], tasks)
+            return always or status.status != "up-to-date"
+
+        self.dep_manager.get_status = get_status
+        build.run.stale = is_stale
+        # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
+        # true, and a mistake that is taken back leaves nothing to do.
+        self.dep_manager.remove_success = lambda task: None
+
+    def _save_set(self, set_id: str, inputs: list[str]) -> None:
+        task = Task(f"_inputs:{set_id}", None, file_dep=inputs)
+        task.values, task.result = {}, None
+        self.dep_manager.save_success(task)
+
+
+class List(_Command, DoitList):
+    """doit's list, without a line for each host."""
+
+    name = "list"
+
+    def _list_all(self, include_subtasks: bool) -> list[Task]:
+        found: list[Task] = super()._list_all(True)
+        return [task for task in found if include_subtasks or ":" not in task.name]
+
+
+class Info(_Command, DoitInfo):
+    """doit's info, with all recorded inputs of a task."""
+
+    name = "info"
+
+    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+        if len(pos_args) == 1:
+            self._check(pos_args)
+        status = int(super()._execute(pos_args, hide_status))
+        inputs = self.build.explain(pos_args[0])
+        if inputs:
+            self.outstream.write("\ninputs of the last time (of its own, and of the set that it shares):\n")
+            self.outstream.writelines(f" - {path}\n" for path in inputs)
+        return FAILED if status else 0
+
+    def _check(self, names: list[str]) -> None:
+        check_tasks_exist({task.name: task for task in self.task_list}, names)
+
+
+class Forget(_Command, DoitForget):
+    """doit's forget, under the lock; without a name it forgets all, since every task is one of a build."""
+
+    name = "forget"
+    cmd_options = (*DoitForget.cmd_options, _wait_option)
+
+    def _execute(self, forget_sub: bool, forget_disable_default: bool, forget_all: bool, wait: str) -> None:
+        held = self.locked("doit forget", wait)
+        try:
+            super()._execute(forget_sub, forget_disable_default, forget_all or self.sel_default_tasks)
+        finally:
+            held.release()
+
+
+class Clean(_Command, DoitClean):
+    """doit's clean, under the lock."""
+
+    name = "clean"
+    cmd_options = (*DoitClean.cmd_options, _wait_option)
+
+    def clean_tasks(self, tasks: Iterable[Task], dryrun: bool, cleanforget: bool) -> None:
+        """Given tasks, remove what they made, with a line for each that made something."""
+        for task in {task.name: task for task in tasks}.values():
+            if task.clean_actions and any(Path(target).exists() for target in task.targets):
+                self.outstream.write(screen.line("CLEAN", task.name, "not done: --dry-run" if dryrun else "") + "\n")
+                task.clean(io.StringIO(), dryrun)
+            if cleanforget and not dryrun:
+                self.dep_manager.remove(task.name)
+        self.dep_manager.close()
+
+    def _execute(
+        self,
+        dryrun: bool,
+        cleandep: bool,
+        cleanall: bool,
+        cleanforget: bool,
+        wait: str,
+        pos_args: Any = None,
+    ) -> None:
+        held = self.locked("doit clean", wait)
+        try:
+            super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
+        finally:
+            held.release()
+
+
+class Ignore(_Command, DoitIgnore):
+    """doit's ignore, under the lock."""
+
+    name = "ignore"
+
+    def _execute(self, pos_args: list[str]) -> None:
+        held = self.locked("doit ignore", "0")
+        try:
+            super()._execute(pos_args)
+        finally:
+            held.release()
+
+
+class NotOffered(Command):
+    """A command of doit that leans on doit's own database or dependencies, which ours are not."""
+
+    doc_purpose = "not offered: it is for doit's own database (./doit info TASK shows a task's inputs)"
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Say so."""
+        return _usage("this command of doit is not offered here: ./doit info TASK shows a task's inputs")
+
+
+def _gather(args: list[str]) -> tuple[list[str], list[str]]:
+    """Given arguments, return those that hold for the whole run, wherever they stand, and the others."""
+    first: list[str] = []
+    rest: list[str] = []
+    left = list(args)
+    while left:
+        word = left.pop(0)
+        if word == "--wait" and left:
+            first += [word, left.pop(0)]
+        elif word == "--json" or word.startswith("--wait="):
+            first.append(word)
+        else:
+            rest.append(word)
+    return first, rest
+
+
+def _closure(tasks: dict[str, Task], names: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    todo = [name for name in names if name in tasks]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [dep for dep in (*tasks[name].task_dep, *tasks[name].setup_tasks) if dep in tasks]
+    return found
+
+
+def _reads(task: Task) -> bool:
+    return bool(task.meta and task.meta.get("reads"))
+
+
+def _main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    print("terminated: what was done is kept, the same command goes on from there", file=sys.stderr)
+    sys.exit(TERMINATED)
+
+
+def _complain(*problems: Problem | str) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return FAILED
+
+
+def _usage(message: str) -> int:
+    print(message, file=sys.stderr)
+    return USAGE

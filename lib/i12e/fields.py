@@ -1,0 +1,508 @@
+"""The forms of single values: addresses, names, keys, versions, times.
+
+Each function takes what the file says and returns it in its canonical form, or raises Wrong with
+the rule that it breaks. What depends on more than one value is in `rules`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import posixpath
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from i12e.errors import did_you_mean
+
+RESERVED = frozenset({"example", "lab", "helm", "local", "default"})
+"""Names that no environment and no host may have: they are names of ours (design.md)."""
+
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+# k3s pkg/cli/cmds/const_linux.go: DisableItems
+COMPONENTS = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server", "runtimes")
+
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
+_INTERFACE = re.compile(r"[^\s/:]{1,15}\Z")
+_K3S = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})\+k3s(\d{1,4})\Z", re.ASCII)
+_LOOSE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-+]k3s(\d+))?\Z", re.ASCII)
+_VERSION = re.compile(r"v\d+\.\d+\.\d+\Z", re.ASCII)
+_QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
+_LENGTH = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?\Z", re.ASCII)
+_CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d\Z", re.ASCII)
+_USER = re.compile(r"[a-z_][-a-z0-9_]{0,31}\Z")
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.([a-z]+)\Z")
+_UNIT_KINDS = (
+    *("service", "socket", "device", "mount", "automount", "swap"),
+    *("target", "path", "timer", "slice", "scope"),
+)
+_SSH_TYPES = (
+    *("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"),
+    *("ecdsa-sha2-nistp521", "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"),
+)
+
+# kubernetes: staging/src/k8s.io/kubelet/pkg/apis/well_known_labels.go
+_KUBELET_LABELS = frozenset(
+    {
+        "kubernetes.io/hostname",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+    }
+)
+_KUBELET_NAMESPACES = ("kubelet.kubernetes.io", "node.kubernetes.io")
+
+# paths that a reset must not keep, and why
+_NEVER_KEPT = {
+    "/usr": "is read-only and comes with the OS",
+    "/boot": "belongs to the boot loader",
+    "/oem": "is a partition of its own, a reset leaves it alone",
+    "/dev": "is not on the disk",
+    "/proc": "is not on the disk",
+    "/sys": "is not on the disk",
+    "/run": "is not on the disk",
+    "/tmp": "is emptied at each boot",  # noqa: S108  # only named
+    "/etc/i12e": "says which config a host runs, a kept one would lie",
+    "/etc/rancher/k3s": "comes from the config, a kept one would be the old one",
+}
+_TOO_MUCH = ("/", "/etc", "/etc/systemd", "/etc/systemd/system", "/var", "/var/lib")
+
+Loc = tuple[str | int, ...]
+
+
+class Wrong(ValueError):
+    """A value that breaks a rule; `show` is False where the value itself must not be told."""
+
+    def __init__(self, rule: str, remedy: str = "", show: bool = True) -> None:
+        super().__init__(rule)
+        self.rule, self.remedy, self.show = rule, remedy, show
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong at a path of one file's data; `needs`: further paths that it was told from."""
+
+    loc: Loc
+    rule: str
+    remedy: str = ""
+    value: str = ""
+    key: bool = False
+    warning: bool = False
+    needs: tuple[Loc, ...] = ()
+
+    def message(self) -> str:
+        """Return the key path, the value where it is shown, and the rule."""
+        said = f"{self.value} {self.rule}" if self.value else self.rule
+        return f"{dotted(self.loc)}: {said}" if self.loc else said
+
+
+def dotted(loc: Loc) -> str:
+    """Return a path as people write it: files[0].path, labels."example.com/disk"."""
+    text = ""
+    for step in loc:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            name = step if re.fullmatch(r"[\w-]+", step) else f'"{step[:60]}"'
+            text += f".{name}" if text else name
+    return text
+
+
+def label(text: str) -> str:
+    """Return a DNS label: a host's or a cluster's name."""
+    if _LABEL.match(text):
+        return text
+    if _LABEL.match(text.lower().replace("_", "-")):
+        raise Wrong("is not a DNS label", f"write {text.lower().replace('_', '-')}")
+    raise Wrong("is not a DNS label (a-z, 0-9 and - inside, at most 63 characters)")
+
+
+def dns_name(text: str) -> str:
+    """Return a DNS name in small letters without the last dot."""
+    if is_address(text):
+        raise Wrong("is an address, not a name", "a name here, addresses in api.vip and api.sans")
+    if len(text) <= 253 and all(_LABEL.match(part) for part in text.split(".")):
+        return text
+    tidy = text.lower().rstrip(".")
+    if tidy != text and all(_LABEL.match(part) for part in tidy.split(".")):
+        raise Wrong("is not a DNS name in small letters", f"write {tidy}")
+    if "://" in text:
+        raise Wrong("is a URL, not a DNS name", "only the name, without https:// and port")
+    raise Wrong("is not a DNS name")
+
+
+def san(text: str) -> str:
+    """Return a further name of the API: an address, a DNS name or a wildcard of one."""
+    if is_address(text):
+        return address(text)
+    return "*." + dns_name(text[2:]) if text.startswith("*.") else dns_name(text)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def address(text: str) -> str:
+    """Return an IP address that a host can have, in its shortest spelling."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        if "/" in text:
+            raise Wrong("is not an IP address", "leave the / and what follows out") from None
+        raise Wrong("is not an IP address") from None
+    if found.is_unspecified or found.is_multicast or found.is_loopback or "%" in text:
+        raise Wrong("is no address that other hosts can reach")
+    return str(found)
+
+
+def network(text: str) -> str:
+    """Return an IP network in its shortest spelling."""
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise Wrong("is not an IP network", "like 192.0.2.0/24") from None
+    if "/" not in text:
+        raise Wrong("has no length", f"like {found.network_address}/24" if found.version == 4 else "")
+    if str(found.network_address) != str(ipaddress.ip_address(text.split("/")[0])):
+        raise Wrong("is a host's address, not a network", f"write {found}")
+    return str(found)
+
+
+def mac(text: str) -> str:
+    """Return the mac address of a network card, in small letters with colons."""
+    found = text.lower().replace("-", ":")
+    if not _MAC.match(found):
+        raise Wrong("is not a mac address", "like 52:54:00:12:34:56")
+    if int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
+        raise Wrong("is not the mac address of one card")
+    return found
+
+
+def interface(text: str) -> str:
+    """Return the name of a network interface."""
+    if not _INTERFACE.match(text) or text in (".", ".."):
+        raise Wrong("is not an interface's name (at most 15 characters, no space, / or :)")
+    return text
+
+
+def k3s_version(text: str) -> str:
+    """Return a pinned k3s release."""
+    if _K3S.match(text):
+        return text
+    loose = _LOOSE.match(text)
+    if not loose:
+        raise Wrong("is not a k3s release", "like v1.35.4+k3s1")
+    major, minor, patch, build = loose.groups()
+    if patch is None:
+        raise Wrong("is not pinned to one release", f"like v{major}.{minor}.4+k3s1")
+    remedy = f"write v{major}.{minor}.{patch}+k3s{build or 1}"
+    raise Wrong("is not the full name of a k3s release", remedy)
+
+
+def version_of(release: str) -> tuple[int, int, int, int]:
+    """Given the name of a k3s release, return its four numbers."""
+    found = _K3S.match(release)
+    if found is None:
+        raise ValueError(release)
+    major, minor, patch, build = (int(part) for part in found.groups())
+    return major, minor, patch, build
+
+
+def release_tag(text: str) -> str:
+    """Return a version of the form vX.Y.Z."""
+    if _VERSION.match(text):
+        return text
+    remedy = f"write v{text}" if _VERSION.match("v" + text) else "like v1.0.1"
+    raise Wrong("is not a version of the form vX.Y.Z", remedy)
+
+
+def component(text: str) -> str:
+    """Return the name of a component that k3s packages."""
+    if text not in COMPONENTS:
+        remedy = did_you_mean(text, COMPONENTS)
+        raise Wrong(f"is not one of {', '.join(COMPONENTS)}", remedy)
+    return text
+
+
+def label_key(text: str) -> str:
+    """Return the key of a node label that a kubelet may give to its own node."""
+    _qualified(text)
+    namespace = text.rpartition("/")[0]
+    ours = any(_below(namespace, domain) for domain in ("kubernetes.io", "k8s.io"))
+    free = any(_below(namespace, domain) for domain in _KUBELET_NAMESPACES)
+    if ours and not free and text not in _KUBELET_LABELS:
+        rule = "is a label that a node may not give to itself, its kubelet would not start"
+        raise Wrong(rule, "choose another prefix, or label the node with kubectl later", show=False)
+    return text
+
+
+def _below(name: str, domain: str) -> bool:
+    return name == domain or name.endswith("." + domain)
+
+
+def _qualified(text: str) -> None:
+    """Check a Kubernetes key: an optional DNS name, a slash, a name of at most 63 characters."""
+    prefix, slash, name = text.rpartition("/")
+    good = len(prefix) <= 253 and all(_LABEL.match(part) for part in prefix.split("."))
+    if slash and not good:
+        raise Wrong("is not a Kubernetes key: before the / stands a DNS name in small letters")
+    if not _QUALIFIED.match(name):
+        raise Wrong("is not a Kubernetes key (letters, digits, - _ . inside, at most 63 characters)")
+
+
+def label_value(text: str) -> str:
+    """Return the value of a node label."""
+    if text and not _QUALIFIED.match(text):
+        raise Wrong("is not a label's value (letters, digits, - _ . inside, at most 63 characters)")
+    return text
+
+
+def taint(text: str) -> str:
+    """Return a node taint: key=value:Effect or key:Effect."""
+    effects = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+    rest, colon, effect = text.rpartition(":")
+    if not colon:
+        raise Wrong("has no effect", f"write {text}:NoSchedule")
+    if effect not in effects:
+        raise Wrong(f"has none of the effects {', '.join(effects)}", did_you_mean(effect, effects))
+    key, _, value = rest.partition("=")
+    try:
+        _qualified(key)
+        label_value(value)
+    except Wrong as wrong:
+        part = "key" if "key" in wrong.rule else "value"
+        raise Wrong(f"is not a taint, its {part} breaks Kubernetes' rules") from None
+    return text
+
+
+def ssh_key(text: str) -> str:
+    """Return an ssh public key, as one line of authorized_keys."""
+    if "PRIVATE KEY" in text:
+        rule = "is a PRIVATE key: take it out of the file, and make a new pair if it was committed"
+        raise Wrong(rule, "write the .pub file's line", show=False)
+    words = text.split()
+    kind = next((n for n, word in enumerate(words) if word in _SSH_TYPES), None)
+    if "\n" in text.strip() or kind is None:
+        first = words[0] if words else ""
+        raise Wrong(
+            "is not an ssh public key",
+            did_you_mean(first, _SSH_TYPES) or "like ssh-ed25519 AAAA... name",
+            show=False,
+        )
+    if kind + 1 >= len(words) or not _ssh_blob(words[kind], words[kind + 1]):
+        raise Wrong(f"is a damaged {words[kind]} key", "copy the .pub file's line again", show=False)
+    return " ".join(words)
+
+
+def _ssh_blob(kind: str, word: str) -> bool:
+    """Return whether a key's base64 is whole and names the type that stands before it."""
+    try:
+        blob = base64.b64decode(word, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    parts: list[bytes] = []
+    while len(blob) >= 4:
+        (size,) = struct.unpack(">I", blob[:4])
+        if size > len(blob) - 4:
+            return False
+        parts.append(blob[4 : 4 + size])
+        blob = blob[4 + size :]
+    whole = not blob and len(parts) >= 2 and parts[0] == kind.encode()
+    return whole and (kind != "ssh-ed25519" or (len(parts) == 2 and len(parts[1]) == 32))
+
+
+_MONTHS = (
+    *("jan", "feb", "mar", "apr", "may", "jun"),
+    *("jul", "aug", "sep", "oct", "nov", "dec"),
+)
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+
+# robfig/cron v3, ParseStandard, which k3s calls: 7 is no day, steps and names are fine
+_CRON: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 6, _WEEKDAYS),
+)
+_CRON_WORDS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+_EVERY = re.compile(r"@every (?:\d+(?:\.\d+)?(?:h|m|s))+\Z", re.ASCII)
+
+
+def cron(text: str) -> str:
+    """Return a schedule in cron's five fields, or a word like @daily or `@every 6h`."""
+    if text.startswith("@"):
+        if text in _CRON_WORDS or _EVERY.match(text):
+            return text
+        raise Wrong("is not a schedule", did_you_mean(text, _CRON_WORDS) or 'like "@every 6h"')
+    words = re.sub(r"\A(?:CRON_)?TZ=\S+\s+", "", text).split()
+    if len(words) != len(_CRON):
+        rule = "has not the five fields minute, hour, day of the month, month, day of the week"
+        raise Wrong(rule, 'like "0 */6 * * *"')
+    for word, (name, low, high, names) in zip(words, _CRON, strict=True):
+        for part in word.split(","):
+            if not _cron_part(part.lower(), low, high, names):
+                raise Wrong(f"has a wrong {name}: {part} ({low} to {high})")
+    return text
+
+
+def _cron_part(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
+    """Return whether one entry of a cron field lies within its range."""
+    span, slash, step = part.partition("/")
+    if slash and not (step.isascii() and step.isdigit() and int(step[:9]) > 0):
+        return False
+    if span in ("*", "?"):
+        return True
+    ends = [_cron_number(end, low, names) for end in span.split("-")]
+    if len(ends) > 2 or any(end is None or not low <= end <= high for end in ends):
+        return False
+    return len(ends) == 1 or (ends[0] or 0) <= (ends[1] or 0)
+
+
+def _cron_number(text: str, low: int, names: tuple[str, ...]) -> int | None:
+    if text in names:
+        return names.index(text) + low
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None
+
+
+def clock(text: str) -> str:
+    """Return a time of day, HH:MM."""
+    if _CLOCK.match(text):
+        return text
+    raise Wrong("is not a time of day", f"write 0{text}" if _CLOCK.match("0" + text) else "like 02:00")
+
+
+def length(text: str) -> str:
+    """Return a length of time of less than a day (locksmith takes no more), like 1h30m."""
+    found = _LENGTH.match(text)
+    if not text or not found:
+        raise Wrong("is not a length of time", "like 30m, 1h or 1h30m")
+    if not 0 < minutes(text) < 24 * 60:
+        raise Wrong("is not at least 1m and less than 24h")
+    return text
+
+
+def minutes(text: str) -> int:
+    """Given a length of time like 1h30m, return its minutes."""
+    found = _LENGTH.match(text)
+    hours, rest = found.groups() if found else (None, None)
+    return int(hours or 0) * 60 + int(rest or 0)
+
+
+def path(text: str) -> str:
+    """Return an absolute path without detours."""
+    if not text.startswith("/"):
+        raise Wrong("is not an absolute path", f"write /{text}" if text[:1] not in (".", "~", "") else "")
+    tidy = posixpath.normpath(text).replace("//", "/")
+    if any(ord(char) < 32 or char == "\x7f" for char in text):
+        raise Wrong("holds a control character", show=False)
+    if tidy != text:
+        raise Wrong("is not a clean path", f"write {tidy}")
+    return text
+
+
+def keep(text: str) -> str:
+    """Return a path that a reset may keep."""
+    path(text)
+    if "'" in text:  # flatcar-reset puts the paths into single quotes and escapes nothing
+        raise Wrong("holds a ', which flatcar-reset cannot keep")
+    if text in _TOO_MUCH:
+        raise Wrong("is too much to keep: the old config would stay", "name what you need below it")
+    for never, why in _NEVER_KEPT.items():
+        if text == never or text.startswith(never + "/"):
+            raise Wrong(f"cannot be kept: {never} {why}")
+    return text
+
+
+def file_path(text: str) -> str:
+    """Return a path that a host's own file may have."""
+    path(text)
+    top = "/" + text.split("/")[1]
+    if text == "/":
+        raise Wrong("is a directory")
+    if top in ("/dev", "/proc", "/sys", "/run"):
+        raise Wrong(f"cannot be written: {top} is not on the disk")
+    if top == "/usr" and not text.startswith("/usr/local/"):
+        raise Wrong("cannot be written: /usr is read-only", "programs go to /opt/bin")
+    if text.startswith("/etc/i12e/"):
+        raise Wrong("is a file of i12e's own")
+    return text
+
+
+def local(text: str) -> str:
+    """Return the path of a file in the environment's directory: relative, going nowhere else."""
+    if text.startswith("/") or ".." in text.split("/") or not text or "\0" in text:
+        raise Wrong("is not a path inside the environment's own directory")
+    if posixpath.normpath(text) != text or text == ".":
+        raise Wrong("is not a clean path", f"write {posixpath.normpath(text)}")
+    return text
+
+
+def mode(value: Any) -> int:
+    """Return file permissions; an int that was written in decimal is a fault."""
+    if type(value) is int and value > 0:  # what was written as 0644 is an Octal, no plain int
+        octal = str(value) if re.fullmatch(r"[0-7]{3,4}", str(value)) else f"{value:o}"
+        raise Wrong("is decimal, file modes are octal", f"write 0{octal}")
+    if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3,4}", value):
+        raise Wrong("is text", f"without quotes: 0{value.lstrip('0') or '000'}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o7777:
+        raise Wrong("is not a file mode", "like 0644")
+    return int(value)
+
+
+def user(text: str) -> str:
+    """Return the name of a user or a group."""
+    if not _USER.match(text):
+        raise Wrong("is not a user's or group's name")
+    return text
+
+
+def unit(text: str) -> str:
+    """Return the name of a systemd unit."""
+    found = _UNIT.match(text)
+    if found and found.group(1) in _UNIT_KINDS and len(text) < 256:
+        return text
+    if "." not in text and _UNIT.match(text + ".service"):
+        raise Wrong("has no suffix", f"write {text}.service")
+    suffix = text.rpartition(".")[2]
+    raise Wrong("is not a systemd unit's name", did_you_mean(suffix, _UNIT_KINDS) or "like x.service")
+
+
+def dropin(text: str) -> str:
+    """Return the file name of a drop-in of a systemd unit."""
+    if not text.endswith(".conf") or "/" in text or text == ".conf":
+        raise Wrong("is not a drop-in's name", "like 10-memory.conf")
+    return text
+
+
+def url(text: str) -> str:
+    """Return the base URL of a mirror, without a slash at the end."""
+    try:
+        parts = urlsplit(text)
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        raise Wrong("is not a URL", "like https://mirror.example.com") from None
+    if parts.username is not None or parts.password is not None:
+        raise Wrong("holds a user or password, which every host would show", show=False)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
+        raise Wrong("is not an http or https URL", "like https://mirror.example.com")
+    if parts.query or parts.fragment or any(char.isspace() for char in text):
+        raise Wrong("is not a base URL: nothing may follow the path")
+    return text.rstrip("/")

@@ -1,0 +1,143 @@
+"""Where things are: the environment's hosts, secrets, templates and outputs.
+
+All paths are relative to the checkout, so that a state that was saved survives its being moved.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from i12e.errors import Problem, UserError, did_you_mean
+
+CLUSTER_FILE = "cluster.yaml"
+DEFAULT = "default"
+EXAMPLE = "example"
+NOT_ENVIRONMENTS = frozenset({DEFAULT, "files", "butane", "helm", "local"})
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The places of one environment of one checkout; all but `root` are relative to `root`."""
+
+    root: Path
+    env: str
+
+    @property
+    def hosts(self) -> str:
+        """Folder of cluster.yaml and the hosts' files."""
+        return "hosts" if self.env == DEFAULT else f"hosts/{self.env}"
+
+    @property
+    def secrets(self) -> str:
+        """Folder of the sops files."""
+        return "secrets" if self.env == DEFAULT else f"secrets/{self.env}"
+
+    @property
+    def build(self) -> str:
+        """Folder of everything that is made here; may be deleted at any time."""
+        return f"build/{self.env}"
+
+    @property
+    def is_example(self) -> bool:
+        """Whether this is one of the environments that come with i12e, whose secrets are public."""
+        return self.env == EXAMPLE or self.env.startswith(f"{EXAMPLE}-")
+
+    @property
+    def state(self) -> str:
+        """The database of what was done; a cache."""
+        return f"{self.build}/state.db"
+
+    @property
+    def lock(self) -> str:
+        """The file that the one writing run holds."""
+        return f"{self.build}/lock"
+
+    @property
+    def servers(self) -> str:
+        """What hosts may know of the servers; written when hosts or cluster change."""
+        return f"{self.build}/servers.json"
+
+    @property
+    def cluster_file(self) -> str:
+        """The cluster's file."""
+        return f"{self.hosts}/{CLUSTER_FILE}"
+
+    def host_file(self, host: str) -> str:
+        """Given a host's name, return its file."""
+        return f"{self.hosts}/{host}.yaml"
+
+    def config(self, host: str) -> str:
+        """Given a host's name, return where its Ignition config goes."""
+        return f"{self.build}/hosts/{host}/config.ign"
+
+    def inputs(self, set_id: str) -> str:
+        """Given the id of a set of inputs, return its digest file."""
+        return f"{self.build}/inputs/{set_id}"
+
+
+def find(root: Path, environ: Mapping[str, str]) -> Paths:
+    """Given a checkout and the process's environment, return the paths of the environment in use.
+
+    I12E_ENV names it; without one it is the user's own cluster (hosts/cluster.yaml), or the example
+    while there is none. Raise UserError if there is no such environment.
+    """
+    name = environ.get("I12E_ENV", "")
+    own = (root / "hosts" / CLUSTER_FILE).exists()
+    if not name:
+        return Paths(root, DEFAULT if own else EXAMPLE)
+    known = environments(root)
+    if name not in known:
+        raise UserError(Problem("", None, None, f'I12E_ENV="{name}": no such environment', _remedy(name, known)))
+    return Paths(root, name)
+
+
+def environments(root: Path) -> list[str]:
+    """Given a checkout, return the names of its environments, sorted."""
+    found = [entry.name for entry in _folders(root / "hosts") if (entry / CLUSTER_FILE).exists()]
+    own = [DEFAULT] if (root / "hosts" / CLUSTER_FILE).exists() else []
+    return sorted(own + [name for name in found if name not in NOT_ENVIRONMENTS])
+
+
+def _folders(place: Path) -> list[Path]:
+    return [entry for entry in place.iterdir() if entry.is_dir()] if place.is_dir() else []
+
+
+def _remedy(name: str, known: list[str]) -> str:
+    there = f"there are {', '.join(known)}" if known else "there is none: hosts/ has no cluster.yaml"
+    return did_you_mean(name, known) or there
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Given a name, return a key by which server-2 sorts before server-10; no two names have the same."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [*((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), (-1, 0, name)]
+
+
+def host_names(paths: Paths) -> list[str]:
+    """Given an environment, return the names of its hosts in natural order; reads no file."""
+    try:
+        entries = os.listdir(paths.root / paths.hosts)
+    except FileNotFoundError:
+        return []
+    files = [name for name in entries if name.endswith(".yaml") and not name.startswith(".")]
+    return sorted((name[:-5] for name in files if name != CLUSTER_FILE), key=natural)
+
+
+def strays(paths: Paths) -> list[Problem]:
+    """Given an environment, return a problem for each file that looks like a host's but is not read as one."""
+    entries = sorted(os.listdir(paths.root / paths.hosts))
+    wrong = [name for name in entries if name.endswith((".yml", ".YAML", ".YML", ".json"))]
+    return [
+        Problem(
+            f"{paths.hosts}/{name}",
+            None,
+            None,
+            "is not read: a host's file ends in .yaml",
+            "rename it",
+        )
+        for name in wrong
+    ]

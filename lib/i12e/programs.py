@@ -1,0 +1,77 @@
+"""Running the programs of others: where they are, how they are called, what they said."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+from plumbum import local
+
+SOPS_OLDEST = (3, 9, 0)  # the first with `sops decrypt` and --disable-version-check
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a program ended: its exit status, and what it wrote."""
+
+    status: int
+    output: str
+    complaint: str
+
+
+class Missing(Exception):
+    """A program is neither on PATH nor beside this Python."""
+
+
+def run(
+    program: str,
+    *arguments: str,
+    environ: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+) -> Done:
+    """Given a program's path, arguments, its environment and input, return how it ended.
+
+    No secret goes in an argument: everybody sees those.
+    """
+    command: Any = local[program][list(arguments)]
+    env = dict(os.environ if environ is None else environ)
+    local.env.clear()  # plumbum would add what was the environment at its import
+    process = command.popen(cwd=os.getcwd(), env=env, stdin=PIPE)
+    output, complaint = process.communicate(None if stdin is None else stdin.encode())
+    # decoded here: plumbum decodes by the locale, and drops without a word what that does not know
+    return Done(process.returncode, output.decode(errors="surrogateescape"), complaint.decode(errors="replace"))
+
+
+def sops() -> str:
+    """Return the path of sops: PATH's, or the pinned one beside this Python if that is missing or too old.
+
+    Raise Missing if there is neither.
+    """
+    pinned = Path(sys.prefix, "bin", "sops")
+    found = which("sops")
+    if found and (Path(found) == pinned or _version(found) >= SOPS_OLDEST):
+        return found
+    if pinned.exists():
+        return str(pinned)
+    raise Missing("sops: not found; it comes with i12e's packages: run ./doit once")
+
+
+def which(program: str) -> str | None:
+    """Given a program's name, return its path on PATH, or None."""
+    return shutil.which(program)  # not plumbum's: that one keeps the PATH of its import
+
+
+def _version(program: str) -> tuple[int, ...]:
+    try:
+        said = run(program, "--disable-version-check", "--version").output
+    except OSError:  # made for another machine, or no program at all
+        return (0, 0, 0)
+    match = re.search(r"(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(int(part) for part in match.groups()) if match else (0, 0, 0)

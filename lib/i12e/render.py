@@ -1,0 +1,219 @@
+"""From a host of the model to its Ignition config: Jinja templates, then Butane, then what is the host's own.
+
+While a host is rendered, everything that is looked at is recorded: templates, names that were looked up
+in vain, folders that were listed, secret files, local files. These are the host's inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import butane
+from i12e import guard, hosts
+from i12e.errors import Problem, UserError, ordered
+from i12e.files import Files
+from i12e.model import Host
+from i12e.paths import Paths
+from i12e.secrets import Vault
+from i12e.templates import Templates, flow
+
+HOST_JSON = "/etc/i12e/host.json"
+VARIANTS = {"flatcar": "1.1.0", "fcos": "1.5.0"}  # both are Ignition 3.4.0, which all supported releases read
+
+# The modules whose code decides what comes out; a test compares this with what render really imports.
+CODE = (
+    "lib/i12e/errors.py",
+    "lib/i12e/fields.py",
+    "lib/i12e/files.py",
+    "lib/i12e/guard.py",
+    "lib/i12e/hosts.py",
+    "lib/i12e/model.py",
+    "lib/i12e/paths.py",
+    "lib/i12e/programs.py",
+    "lib/i12e/render.py",
+    "lib/i12e/rules.py",
+    "lib/i12e/secrets.py",
+    "lib/i12e/settings.py",
+    "lib/i12e/templates.py",
+    "lib/i12e/yamlfile.py",
+    "requirements.lock",
+)
+BUTANE = "lib/butane"
+_RENDERED = "rendered line"  # of what the template gave: the line of the template itself is not known here
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A host's config and the inputs that it was made of, as paths relative to the checkout."""
+
+    config: bytes
+    inputs: frozenset[str]
+
+
+class Renderer:
+    """Renders the hosts of one environment: one Jinja environment, each template compiled once a run."""
+
+    def __init__(self, paths: Paths, files: Files, vault: Vault, servers: Callable[[], list[dict[str, Any]]]) -> None:
+        self._paths = paths
+        self._files = files
+        self._vault = vault
+        self._servers = servers
+        self.templates = Templates(files, vault)
+
+    def render(self, host: Host) -> Rendered:
+        """Given a host, return its Ignition config; raise UserError with all that is wrong with its templates."""
+        with self._files.recording() as inputs:
+            self._note_code()
+            for path in (self._paths.cluster_file, self._paths.host_file(host.name)):
+                self._files.note(path)
+            template = self._from_template(host)
+            config = self._complete(host, template, self._own(host, template))
+        return Rendered(butane.to_json(config), frozenset(inputs))
+
+    def text(self, host: Host) -> str:
+        """Given a host, return the Butane text that its template gives; raise UserError with all faults."""
+        return self.templates.expand(f"butane/{host.role}.bu.j2", self._context(host))
+
+    def _from_template(self, host: Host) -> dict[str, Any]:
+        entry = f"butane/{host.role}.bu.j2"
+        return self._translate(self.text(host), self.templates.locate(entry), rendered=True)
+
+    def _own(self, host: Host, config: dict[str, Any]) -> dict[str, Any]:
+        own = {
+            "storage": {"files": [_file(file) for file in host.files]},
+            "systemd": {"units": [_unit(u) for u in host.units]},
+        }
+        if host.files or host.units:
+            text = flow({"variant": host.os.name, "version": VARIANTS[host.os.name], **own})
+            config = butane.merge(config, self._translate(text, self._paths.host_file(host.name), placed=False))
+        for name in host.butane:
+            config = butane.merge(config, self._snippet(host, name))
+        return config
+
+    def _snippet(self, host: Host, name: str) -> dict[str, Any]:
+        path = f"{self._paths.hosts}/butane/{name}"
+        return self._translate(self._read_text(path, f"butane: {name}", host), path)
+
+    def _translate(self, text: str, file: str, rendered: bool = False, placed: bool = True) -> dict[str, Any]:
+        """Given Butane text that came of a file, return the Ignition config.
+
+        `rendered` tells that the text is what a template gave, `placed` whether its lines are the file's.
+        """
+        folder = f"{self._paths.hosts}/files"
+        try:
+            done = butane.translate(text, files_dir=folder, strict=True, read=self._files.read)
+        except butane.BadConfig as error:
+            raise UserError(self._entry(entry, file, rendered, placed) for entry in error.report) from None
+        return done.config
+
+    def _entry(self, entry: butane.Entry, file: str, rendered: bool, placed: bool) -> Problem:
+        line, column = (entry.line, entry.column) if placed and not rendered else (None, None)
+        where = f"{_RENDERED} {entry.line}, " if rendered else ""
+        return Problem(file, line, column, self._vault.redact(f"{where}{entry.path}: {entry.message}"))
+
+    def _complete(self, host: Host, template: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+        """Check that the host's own parts left i12e's alone, and add host.json: whose host it is, and what it runs."""
+        place = self._paths.host_file(host.name)
+        lost = [Problem(place, None, None, *fault) for fault in guard.faults(template, config)]
+        if lost:
+            raise UserError(lost)
+        identity = {"cluster": host.cluster, "host": host.name, "role": host.role, "digest": digest(config)}
+        source, compression = butane.data_url((json.dumps(identity, indent=2) + "\n").encode())
+        contents = {"compression": compression, "source": source}
+        file = {"path": HOST_JSON, "overwrite": True, "contents": contents, "mode": 0o644}
+        return butane.merge(config, {"ignition": config["ignition"], "storage": {"files": [file]}})
+
+    def _context(self, host: Host) -> dict[str, Any]:
+        return {
+            "host": host,
+            "butane_version": VARIANTS[host.os.name],
+            "servers": self._peers,
+            "join_urls": lambda: hosts.join_urls(host, self._peers),
+            "position": lambda: hosts.position(host, self._peers()),
+            "reboot_window": lambda: hosts.reboot_window(host, self._peers),
+            "local_file": lambda path: self.templates.embed_text(lambda: self._local_file(host, path)),
+        }
+
+    def _peers(self) -> list[dict[str, Any]]:
+        self._files.note(self._paths.servers)
+        return self._servers()
+
+    def _local_file(self, host: Host, path: str) -> str:
+        return self._read_text(f"{self._paths.hosts}/files/{path}", f"local_file({path!r})", host)
+
+    def _read_text(self, path: str, what: str, host: Host) -> str:
+        try:
+            return self._files.read(path).decode()
+        except UnicodeDecodeError:
+            raise UserError(Problem(path, None, None, "is not UTF-8 text")) from None
+        except OSError as error:
+            asked = f"{what} of {self._paths.host_file(host.name)} asks for it"
+            raise UserError(Problem(path, None, None, f"cannot be read: {error.strerror}", asked)) from None
+
+    def _note_code(self) -> None:
+        for path in CODE:
+            self._files.note(path)
+        for name in self._files.names(BUTANE):
+            self._files.note(f"{BUTANE}/{name}")
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Given an Ignition config without host.json, return the digest that identifies it: sha256, hex.
+
+    It is of what the config says, not of its bytes: contents count decoded, because two gzip programs
+    compress the same text differently, and no host is to be reset for that.
+    """
+    plain = json.dumps(_decoded(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        source = value.get("source")
+        if isinstance(source, str) and source.startswith("data:"):
+            rest = {key: item for key, item in value.items() if key not in ("source", "compression")}
+            return {**rest, "content": _content_hash(source, str(value.get("compression") or ""))}
+        return {key: _decoded(item) for key, item in value.items()}
+    return [_decoded(item) for item in value] if isinstance(value, list) else value
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_hash(source: str, compression: str) -> str:
+    head, _, body = source.removeprefix("data:").partition(",")
+    content = b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
+    return hashlib.sha256(gzip.decompress(content) if compression == "gzip" else content).hexdigest()
+
+
+def _file(file: Any) -> dict[str, Any]:
+    contents = {"local": file.local} if file.local is not None else {"inline": file.contents}
+    owner = {kind: {"name": name} for kind, name in (("user", file.user), ("group", file.group)) if name is not None}
+    return {"path": file.path, "mode": file.mode, "overwrite": True, "contents": contents, **owner}
+
+
+def _unit(unit: Any) -> dict[str, Any]:
+    dropins = [{"name": dropin.name, "contents": dropin.contents} for dropin in unit.dropins]
+    chosen = {"enabled": unit.enabled, "contents": unit.contents, "dropins": dropins or None}
+    return {"name": unit.name, **{key: value for key, value in chosen.items() if value is not None}}
+
+
+def merge_problems(problems: Iterable[tuple[str, Problem]]) -> tuple[Problem, ...]:
+    """Given problems with the hosts that met them, return each once; one of a rendered text names its hosts."""
+    hosts: dict[Problem, list[str]] = {}
+    for host, problem in problems:
+        hosts.setdefault(problem, []).append(host)
+    return ordered(_for_hosts(problem, names) for problem, names in hosts.items())
+
+
+def _for_hosts(problem: Problem, names: list[str]) -> Problem:
+    if not problem.message.startswith(_RENDERED):
+        return problem
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return replace(problem, remedy=f"rendered for {', '.join(names[:3])}{more}")

@@ -1,0 +1,426 @@
+"""What values must not be together: within one file, between files, and with a version of k3s.
+
+Each rule yields faults; where a fault's place is, and whether it only follows from another one, is
+decided by `model`. Sources: k3s's docs (cli/server.md, "Critical Configuration Values"), its
+release notes and issues where a line names one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from i12e.fields import Fault, Loc, version_of
+from i12e.settings import Cluster, Host, shown
+from i12e.yamlfile import Octal
+
+_Net = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+VERSION: Loc = ("k3s", "version")
+CONFIG: Loc = ("k3s", "config")
+BACKEND: Loc = ("network", "backend")
+HOSTS: Loc = ("network", "hosts")
+PODS: Loc = ("network", "cluster_cidr")
+SERVICES: Loc = ("network", "service_cidr")
+VIP: Loc = ("api", "vip", "address")
+ADDRESSES: Loc = ("addresses",)
+
+# The first release of each minor that has an option; of minors before the first: none, of minors
+# after the last: all.
+_Since = tuple[tuple[int, int, int], ...]
+SECRETBOX: _Since = ((1, 30, 12), (1, 31, 8), (1, 32, 4), (1, 33, 0))  # k3s#12222
+WILDCARD: _Since = ((1, 36, 3), (1, 37, 0))  # k3s#14314: v1.36.2 still leaves it out, silently
+OPTIONS: dict[str, _Since] = {
+    "embedded-registry": (
+        (1, 26, 13),
+        (1, 27, 10),
+        (1, 28, 6),
+        (1, 29, 1),
+    ),  # docs, registry-mirror
+    "etcd-s3-config-secret": ((1, 28, 13), (1, 29, 8), (1, 30, 4), (1, 31, 0)),
+    "etcd-s3-retention": ((1, 31, 12), (1, 32, 8), (1, 33, 4), (1, 34, 0)),  # k3s#12694 to #12696
+    "write-kubeconfig-group": ((1, 27, 15), (1, 28, 11), (1, 29, 6), (1, 30, 2)),  # k3s#9209
+    "write-kubeconfig-name": ((1, 37, 0),),
+}
+
+# k3s settings that i12e renders, and what to write instead
+_TOKENS = "tokens are secrets: secrets/ENV/cluster.yaml"
+_PERMIT = "os_deploy and restore do that, never a config"
+RENDERED = {
+    "token": _TOKENS,
+    "token-file": _TOKENS,
+    "agent-token": _TOKENS,
+    "agent-token-file": _TOKENS,
+    "server": "hosts join by api.vip or another server's address",
+    "cluster-init": _PERMIT,
+    "cluster-reset": _PERMIT,
+    "cluster-reset-restore-path": _PERMIT,
+    "datastore-endpoint": "use k3s.datastore",
+    "data-dir": "i12e needs k3s's own place",
+    "tls-san": "use api.name and api.sans",
+    "node-ip": "use addresses",
+    "node-name": "the file's name is the host's name",
+    "node-label": "use labels",
+    "node-taint": "use taints",
+    "flannel-backend": "use network.backend",
+    "flannel-iface": "use network.interface",
+    "cluster-cidr": "use network.cluster_cidr",
+    "service-cidr": "use network.service_cidr",
+    "secrets-encryption": "use k3s.secrets_encryption",
+    "secrets-encryption-provider": "use k3s.secrets_encryption",
+    "disable": "use k3s.disable",
+    "etcd-snapshot-schedule-cron": "use k3s.snapshots.schedule",
+    "etcd-snapshot-retention": "use k3s.snapshots.retention",
+}
+
+# further settings of k3s's that must be equal on all servers
+_CRITICAL = (
+    *("cluster-dns", "cluster-domain", "disable-cloud-controller", "disable-helm-controller"),
+    *("disable-network-policy", "egress-selector-mode", "embedded-registry"),
+    *("flannel-external-ip", "flannel-ipv6-masq"),
+)
+
+
+@dataclass(frozen=True)
+class Cross:
+    """A fault between two files: in `name`'s ("" is the cluster's), with a place in `other`'s."""
+
+    name: str
+    fault: Fault
+    other: str | None = None
+    other_loc: Loc = ()
+    """Where `{other}` in the fault's rule points to."""
+
+
+def has(version: str, since: _Since) -> bool:
+    """Return whether a k3s release has an option."""
+    major, minor, patch, _ = version_of(version)
+    for first in since:
+        if (major, minor) == first[:2]:
+            return patch >= first[2]
+    return (major, minor) > since[-1][:2]
+
+
+def _firsts(since: _Since) -> str:
+    names = [f"v{'.'.join(map(str, first))}" for first in since]
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def of_settings(settings: Cluster | Host) -> Iterator[Fault]:
+    """Yield what is wrong with settings that a cluster's and a host's file share."""
+    yield from _k3s(settings)
+    yield from _config(settings)
+    yield from _sans(settings)
+    yield from _cidrs(settings)
+    yield from _vip(settings)
+    yield from _os(settings)
+
+
+def _k3s(settings: Cluster | Host) -> Iterator[Fault]:
+    k3s = settings.k3s
+    if k3s.secrets_encryption == "secretbox" and not has(k3s.version, SECRETBOX):
+        rule = f"needs k3s {_firsts(SECRETBOX)}, this is {k3s.version}"
+        loc, remedy = ("k3s", "secrets_encryption"), "a newer version, or aescbc"
+        yield Fault(loc, rule, remedy, '"secretbox"', needs=(VERSION,))
+    if k3s.datastore == "sqlite":
+        if "snapshots" in k3s.model_fields_set:
+            rule = "has no effect with sqlite: k3s takes snapshots of etcd only"
+            yield Fault(("k3s", "snapshots"), rule, "", warning=True, needs=(("k3s", "datastore"),))
+        if settings.api.vip is not None:
+            rule = "is of no use with sqlite: there is one server only"
+            yield Fault(("api", "vip"), rule, "", warning=True, needs=(("k3s", "datastore"),))
+
+
+def _config(settings: Cluster | Host) -> Iterator[Fault]:
+    """Check settings that go to k3s verbatim. Their values may be secret: never show them."""
+    version = settings.k3s.version
+    for key, value in settings.k3s.config.items():
+        loc, name = (*CONFIG, key), key.rstrip("+")
+        if name in RENDERED:
+            yield Fault(loc, "is a setting that i12e renders itself", RENDERED[name], key=True)
+        elif name.replace("_", "-").lstrip("-") != name:
+            remedy = f"write {name.replace('_', '-').lstrip('-')}"
+            yield Fault(loc, "is not spelt as k3s does", remedy, key=True)
+        elif name in OPTIONS and not has(version, OPTIONS[name]):
+            rule = f"needs k3s {_firsts(OPTIONS[name])}, this is {version}"
+            yield Fault(loc, rule, "", key=True, needs=(VERSION,))
+        else:
+            yield from _config_value(loc, value)
+
+
+def _config_value(loc: Loc, value: Any) -> Iterator[Fault]:
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, Octal):  # k3s would read 0644, which is 420, as the text "420"
+            yield Fault(loc, "is a number with a leading 0", f'put it in quotes: "{part:04o}"')
+        elif part is None:
+            yield Fault(loc, "is empty", "give it a value, or delete the key")
+        elif isinstance(part, dict | list):
+            yield Fault(loc, "is neither a single value nor a list of them, k3s takes no other")
+
+
+def _sans(settings: Cluster | Host) -> Iterator[Fault]:
+    version = settings.k3s.version
+    for place, name in enumerate(settings.api.sans):
+        if name.startswith("*.") and not has(version, WILDCARD):
+            rule = f"is a wildcard, which needs k3s {_firsts(WILDCARD)}, this is {version}"
+            yield Fault(("api", "sans", place), rule, "name each", f'"{name}"', needs=(VERSION,))
+
+
+def _net(text: str) -> _Net:
+    return ipaddress.ip_network(text)
+
+
+def _family(text: str) -> str:
+    return "IPv6" if ":" in text else "IPv4"
+
+
+def _families(texts: Iterable[str]) -> str:
+    return " then ".join(_family(text) for text in texts)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return _family(one) == _family(other) and bool(_net(one).overlaps(_net(other)))
+
+
+def _cidrs(settings: Cluster | Host) -> Iterator[Fault]:
+    network = settings.network
+    for loc, pair in ((PODS, network.cluster_cidr), (SERVICES, network.service_cidr)):
+        if len(pair) == 2 and _family(pair[0]) == _family(pair[1]):
+            yield Fault(loc, f"has two {_family(pair[0])} networks", "dual stack is one of each family")
+    known = _plausible(network.cluster_cidr) and _plausible(network.service_cidr)
+    if known and _families(network.cluster_cidr) != _families(network.service_cidr):
+        rule = f"is {_families(network.service_cidr)}, but network.cluster_cidr is "
+        rule += _families(network.cluster_cidr)
+        yield Fault(SERVICES, rule, "the same families in the same order", needs=(PODS,))
+    yield from _overlaps(SERVICES, network.service_cidr, PODS, network.cluster_cidr)
+    yield from _overlaps(PODS, network.cluster_cidr, HOSTS, network.hosts)
+    yield from _overlaps(SERVICES, network.service_cidr, HOSTS, network.hosts)
+
+
+def _plausible(pair: tuple[str, ...]) -> bool:
+    return len(pair) == 1 or _family(pair[0]) != _family(pair[1])
+
+
+def _overlaps(loc: Loc, mine: tuple[str, ...], other_loc: Loc, others: tuple[str, ...]) -> Iterator[Fault]:
+    for one in mine:
+        for other in others:
+            if _overlap(one, other):
+                rule = f"overlaps {'.'.join(map(str, other_loc))} ({other})"
+                yield Fault(loc, rule, "", f'"{one}"', needs=(other_loc,))
+
+
+def _within(address: str, networks: Iterable[str]) -> bool:
+    return any(_family(address) == _family(net) and ipaddress.ip_address(address) in _net(net) for net in networks)
+
+
+def _placed(address: str, loc: Loc, settings: Cluster | Host) -> Iterator[Fault]:
+    """Yield what is wrong with where an address of a host or a VIP lies."""
+    network, value = settings.network, f'"{address}"'
+    if network.hosts and not _within(address, network.hosts):
+        rule = f"is outside of network.hosts ({', '.join(network.hosts)})"
+        yield Fault(loc, rule, "", value, needs=(HOSTS,))
+    for inner_loc, nets in ((PODS, network.cluster_cidr), (SERVICES, network.service_cidr)):
+        if _within(address, nets):
+            rule = f"is inside of {'.'.join(map(str, inner_loc))} ({', '.join(nets)})"
+            yield Fault(loc, rule, "", value, needs=(inner_loc,))
+
+
+def _vip(settings: Cluster | Host) -> Iterator[Fault]:
+    if settings.api.vip is not None:
+        yield from _placed(settings.api.vip.address, VIP, settings)
+
+
+def _os(settings: Cluster | Host) -> Iterator[Fault]:
+    update, name = settings.os.update, ("os", "name")
+    strategy, days = ("os", "update", "strategy"), ("os", "update", "window", "days")
+    if settings.os.name == "fcos" and update.strategy == "etcd-lock":
+        rule = "is Flatcar's, Fedora CoreOS has no such lock"
+        yield Fault(strategy, rule, "write reboot", '"etcd-lock"', needs=(name,))
+    if settings.os.name == "flatcar" and len(update.window.days) > 1:
+        # locksmith's window is one time of day, or of one day of the week (pkg/timeutil)
+        rule = "has several days, Flatcar knows one day or all"
+        yield Fault(days, rule, "write one day, or [] for all", needs=(name,))
+
+
+def of_host(host: Host) -> Iterator[Fault]:
+    """Yield what is wrong with what only a host's file says."""
+    yield from _host_addresses(host)
+    yield from _files(host)
+    yield from _units(host)
+
+
+def _host_addresses(host: Host) -> Iterator[Fault]:
+    wanted, given = _families(host.network.cluster_cidr), _families(host.addresses)
+    dual = len(host.network.cluster_cidr) == 2
+    if dual and given != wanted and _plausible(host.network.cluster_cidr):
+        rule = f"is {given}, but network.cluster_cidr is dual stack"
+        yield Fault(ADDRESSES, rule, f"two addresses, {wanted}", needs=(PODS,))
+    elif not dual and _family(host.addresses[0]) != wanted:
+        rule = f"is {_family(host.addresses[0])}, but network.cluster_cidr is {wanted}"
+        value = f'"{host.addresses[0]}"'
+        yield Fault((*ADDRESSES, 0), rule, f"the first is the node's: {wanted}", value, needs=(PODS,))
+    for place, address in enumerate(host.addresses):
+        yield from _placed(address, (*ADDRESSES, place), host)
+    yield from _twice(ADDRESSES, host.addresses)
+
+
+def _twice(loc: Loc, names: Iterable[str], key: str = "") -> Iterator[Fault]:
+    """Yield a fault for each entry of a list that is there already."""
+    seen: set[str] = set()
+    for place, name in enumerate(names):
+        if name in seen:
+            yield Fault((*loc, place, *([key] if key else [])), "is there twice", "", shown(name))
+        seen.add(name)
+
+
+def _files(host: Host) -> Iterator[Fault]:
+    for place, file in enumerate(host.files):
+        loc: Loc = ("files", place)
+        if file.contents is None and file.local is None:
+            yield Fault(loc, "has no text", "write contents: or local:")
+        if file.contents is not None and file.local is not None:
+            yield Fault((*loc, "local"), "cannot be there beside contents", "keep one", key=True)
+        if host.os.name == "flatcar" and file.path.startswith("/usr/"):
+            rule, remedy = (
+                "cannot be written: /usr is read-only on Flatcar",
+                "programs go to /opt/bin",
+            )
+            yield Fault((*loc, "path"), rule, remedy, shown(file.path), needs=(("os", "name"),))
+    yield from _twice(("files",), (file.path for file in host.files), "path")
+
+
+def _units(host: Host) -> Iterator[Fault]:
+    for place, unit in enumerate(host.units):
+        if unit.enabled is None and unit.contents is None and not unit.dropins:
+            yield Fault(("units", place), "does nothing", "write enabled:, contents: or dropins:")
+        yield from _twice(("units", place, "dropins"), (d.name for d in unit.dropins), "name")
+    yield from _twice(("units",), (unit.name for unit in host.units), "name")
+
+
+def of_fleet(cluster: Cluster, hosts: Mapping[str, Host], complete: bool) -> Iterator[Cross]:
+    """Yield what is wrong between files; `complete`: all hosts are here with their right role."""
+    servers = [host for host in hosts.values() if host.role == "server"]
+    yield from _unique(cluster, hosts)
+    yield from _equal(cluster, servers)
+    yield from _versions(cluster, servers, [host for host in hosts.values() if host.role == "agent"])
+    if complete:
+        yield from _server_count(cluster, servers)
+
+
+def _server_count(cluster: Cluster, servers: list[Host]) -> Iterator[Cross]:
+    count = len(servers)
+    names = ", ".join(host.name for host in servers)
+    if not count:
+        rule = "the cluster has no server"
+        yield Cross("", Fault((), rule, "write role: server in a host's file"))
+    elif cluster.k3s.datastore == "sqlite" and count > 1:
+        loc, rule = ("k3s", "datastore"), f"allows one server, here are {count}: {names}"
+        yield Cross("", Fault(loc, rule, "write etcd", '"sqlite"'))
+    elif count % 2 == 0:
+        rule = f"the cluster has {count} servers ({names}), an even number: it bears the loss of no "
+        rule += f"more servers than {count - 1}" if count > 2 else "server, one alone is safer"
+        yield Cross("", Fault((), rule, "1, 3 or 5", warning=True))
+
+
+def _unique(cluster: Cluster, hosts: Mapping[str, Host]) -> Iterator[Cross]:
+    """Yield addresses and macs that two files have: the later one, with the earlier's place."""
+    seen: dict[str, tuple[str, Loc]] = {}
+    for host in hosts.values():
+        if host.mac is not None:
+            yield from _taken(seen, host.mac, host.name, ("mac",))
+        for place, address in enumerate(host.addresses):
+            yield from _taken(seen, address, host.name, (*ADDRESSES, place))
+    for name, host in hosts.items():
+        vip = host.api.vip.address if host.api.vip else None
+        if vip is not None and vip in host.addresses:
+            loc = (*ADDRESSES, host.addresses.index(vip))
+            rule = "is api.vip.address too, at {other}"
+            own = cluster.api.vip is None or cluster.api.vip.address != vip
+            yield Cross(name, Fault(loc, rule, "", f'"{vip}"', needs=(VIP,)), name if own else "", VIP)
+
+
+def _taken(seen: dict[str, tuple[str, Loc]], value: str, name: str, loc: Loc) -> Iterator[Cross]:
+    other, other_loc = seen.setdefault(value, (name, loc))
+    if other != name:
+        rule = f"is also {other}'s, at {{other}}"
+        yield Cross(name, Fault(loc, rule, "", f'"{value}"'), other, other_loc)
+
+
+def _equal(cluster: Cluster, servers: list[Host]) -> Iterator[Cross]:
+    """Yield settings of single servers that k3s needs equal on all."""
+    for loc, get in _equals():
+        values = Counter(repr(get(host)) for host in servers)
+        for host in servers if len(values) > 1 else ():
+            mine = get(host)
+            if mine == get(cluster):
+                continue
+            other = next(one for one in servers if get(one) != mine)
+            rule = f"is {_told(mine)} here and {_told(get(other))} on {other.name}, "
+            rule += "it must be equal on all servers"
+            yield Cross(host.name, Fault(loc, rule, "say it in cluster.yaml"))
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "not set" if value is None else str(value)
+
+
+_Get = Callable[[Cluster | Host], Any]
+
+
+def _equals() -> list[tuple[Loc, _Get]]:
+    """Return path and getter of each setting that must be equal on all servers."""
+    found: list[tuple[Loc, _Get]] = [
+        (("k3s", "datastore"), lambda at: at.k3s.datastore),
+        (("k3s", "secrets_encryption"), lambda at: at.k3s.secrets_encryption),
+        (("k3s", "disable"), lambda at: "servicelb" if "servicelb" in at.k3s.disable else None),
+        (BACKEND, lambda at: at.network.backend),
+        (PODS, lambda at: at.network.cluster_cidr),
+        (SERVICES, lambda at: at.network.service_cidr),
+        (VIP, lambda at: at.api.vip.address if at.api.vip else None),
+    ]
+    return found + [((*CONFIG, key), _config_getter(key)) for key in _CRITICAL]
+
+
+def _config_getter(key: str) -> _Get:
+    return lambda at: at.k3s.config.get(key)
+
+
+def _minor(host: Host | Cluster) -> tuple[int, int]:
+    return version_of(host.k3s.version)[:2]
+
+
+def _versions(cluster: Cluster, servers: list[Host], agents: list[Host]) -> Iterator[Cross]:
+    """Yield hosts whose k3s does not go with the others'."""
+    oldest = min(servers, key=_minor, default=None)
+    for host in servers:
+        if host.k3s.version != cluster.k3s.version:
+            rule = f"is not the cluster's ({cluster.k3s.version})"
+            remedy = "fine for the time of an upgrade"
+            yield Cross(host.name, _version_fault(host, rule, remedy, warning=True))
+    for host in agents:
+        if oldest is not None and _minor(host) > _minor(oldest):
+            rule = f"is newer than {oldest.name}'s {oldest.k3s.version}"
+            yield _newer(cluster, host, oldest, rule)
+        elif _minor(host) != _minor(cluster):
+            rule = f"is of another minor than the cluster's ({cluster.k3s.version})"
+            yield Cross(host.name, _version_fault(host, rule, "", warning=True))
+
+
+def _newer(cluster: Cluster, agent: Host, server: Host, rule: str) -> Cross:
+    """Blame the agent, or the server where that is the one that left the cluster's version."""
+    remedy = "servers are upgraded first"
+    if agent.k3s.version != cluster.k3s.version:
+        return Cross(agent.name, _version_fault(agent, rule, remedy))
+    rule = f"is older than {agent.name}'s {agent.k3s.version}, no agent may be newer than a server"
+    return Cross(server.name, _version_fault(server, rule, remedy))
+
+
+def _version_fault(host: Host, rule: str, remedy: str, warning: bool = False) -> Fault:
+    return Fault(VERSION, rule, remedy, f'"{host.k3s.version}"', warning=warning)

@@ -1,0 +1,418 @@
+"""What may be written into a cluster's and a host's file: fields, defaults and their meaning.
+
+The one home of pydantic. The docstring below each field is its description in the JSON Schema. How
+single values look is in `fields`, what they must not be together is in `rules`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+)
+
+from i12e import fields
+from i12e.errors import did_you_mean
+from i12e.fields import Fault, Loc, Wrong
+
+
+def _listed(value: Any) -> Any:
+    """Let a single text stand for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _text(form: Callable[[str], str]) -> Any:
+    return AfterValidator(form)
+
+
+Label = Annotated[str, _text(fields.label)]
+DnsName = Annotated[str, _text(fields.dns_name)]
+San = Annotated[str, _text(fields.san)]
+Address = Annotated[str, _text(fields.address)]
+Network_ = Annotated[str, _text(fields.network)]
+Networks = Annotated[tuple[Network_, ...], BeforeValidator(_listed), Field(min_length=1, max_length=2)]
+Interface = Annotated[str, _text(fields.interface)]
+SshKey = Annotated[str, _text(fields.ssh_key)]
+Keep = Annotated[str, _text(fields.keep)]
+Local = Annotated[str, _text(fields.local)]
+User = Annotated[str, _text(fields.user)]
+Mode = Annotated[int, BeforeValidator(fields.mode)]
+
+
+class Settings(BaseModel):
+    """What all parts have in common: no unknown keys, and nobody changes them afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class Snapshots(Settings):
+    """k3s's own scheduled etcd snapshots, the second net below the backups. Not on SQLite."""
+
+    schedule: Annotated[str, _text(fields.cron)] = "0 */6 * * *"
+    """When: cron's five fields (host's time), or a word like @daily. Default: every 6 hours."""
+    retention: Annotated[StrictInt, Field(ge=1, le=1000)] = 12
+    """How many snapshots k3s keeps on each server, 1 to 1000. Default: 12."""
+
+
+class K3s(Settings):
+    """k3s itself."""
+
+    version: Annotated[str, _text(fields.k3s_version)]
+    """The release, pinned: vMAJOR.MINOR.PATCH+k3sN."""
+    datastore: Literal["etcd", "sqlite"] = "etcd"
+    """Where the cluster's state lives: etcd (1 or more servers) or sqlite (one). Default: etcd."""
+    secrets_encryption: Literal["secretbox", "aescbc", "none"] = "secretbox"
+    """How Secrets are encrypted in the datastore. Default: secretbox."""
+    disable: tuple[Annotated[str, _text(fields.component)], ...] = ()
+    """Packaged components that k3s does not deploy, like traefik. Default: none."""
+    snapshots: Snapshots = Snapshots()
+    """k3s's own etcd snapshots."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of k3s's config.yaml, verbatim. What i12e writes itself is refused."""
+
+
+class Vip(Settings):
+    """A virtual address of the API, held by kube-vip on one of the servers."""
+
+    address: Address
+    """The address, in the hosts' network and of no host."""
+    version: Annotated[str, _text(fields.release_tag)]
+    """The release of kube-vip, pinned: vX.Y.Z."""
+    interface: Interface
+    """The network interface of the servers that carries the address."""
+
+
+class Api(Settings):
+    """Where the Kubernetes API is reached."""
+
+    name: DnsName
+    """The API's DNS name; the server certificate carries it (tls-san)."""
+    sans: tuple[San, ...] = ()
+    """Further names and addresses that the server certificate carries. Default: none."""
+    vip: Vip | None = None
+    """The virtual address, or none."""
+
+
+class Network(Settings):
+    """The hosts' network and the cluster's."""
+
+    hosts: Annotated[tuple[Network_, ...], BeforeValidator(_listed)] = ()
+    """The networks that the hosts live in; all addresses must be inside. Default: not checked."""
+    backend: Literal["wireguard-native", "vxlan", "host-gw", "none"] = "wireguard-native"
+    """flannel's backend; none: you bring a plugin. Default: wireguard-native (encrypted)."""
+    interface: Interface | None = None
+    """The network interface for traffic between nodes. Default: the one of the default route."""
+    cluster_cidr: Networks = ("10.42.0.0/16",)
+    """The pods' network; two, of IPv4 and of IPv6, make dual stack. Default: 10.42.0.0/16."""
+    service_cidr: Networks = ("10.43.0.0/16",)
+    """The services' network, of the same families in the same order. Default: 10.43.0.0/16."""
+
+
+class Window(Settings):
+    """When a host may reboot for an update of its OS."""
+
+    start: Annotated[str, _text(fields.clock)] = "02:00"
+    """Start, HH:MM in UTC. Default: 02:00."""
+    length: Annotated[str, _text(fields.length)] = "1h"
+    """How long, like 30m, 1h or 1h30m; less than 24h. Default: 1h."""
+    days: tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...] = ()
+    """On which days; on Flatcar one at most. Default: every day."""
+    stagger: StrictBool = True
+    """Whether each server has a window of its own, one after the other. Default: true."""
+
+
+class Update(Settings):
+    """How the OS updates itself."""
+
+    strategy: Literal["reboot", "etcd-lock", "off"] = "reboot"
+    """reboot: in the window; etcd-lock: with a lock in an etcd (Flatcar); off: never by itself."""
+    window: Window = Window()
+    """The window for reboots."""
+
+
+class Os(Settings):
+    """The operating system."""
+
+    name: Literal["flatcar", "fcos"] = "flatcar"
+    """flatcar: Flatcar Container Linux; fcos: Fedora CoreOS (has no reset). Default: flatcar."""
+    update: Update = Update()
+    """Updates of the OS."""
+
+
+class File(Settings):
+    """A file on the host."""
+
+    path: Annotated[str, _text(fields.file_path)]
+    """Where it goes: an absolute path."""
+    mode: Mode = 0o644
+    """Permissions, octal. Default: 0644."""
+    contents: str | None = None
+    """The text itself."""
+    local: Local | None = None
+    """Or a file below hosts/ENV/files/ that holds it."""
+    user: User | None = None
+    """Owner. Default: root."""
+    group: User | None = None
+    """Group. Default: root."""
+
+
+class Dropin(Settings):
+    """A file that changes a unit without replacing it."""
+
+    name: Annotated[str, _text(fields.dropin)]
+    """Its name, like 10-memory.conf."""
+    contents: str
+    """Its text."""
+
+
+class Unit(Settings):
+    """A systemd unit of the host."""
+
+    name: Annotated[str, _text(fields.unit)]
+    """Its name with suffix, like backup.timer."""
+    enabled: StrictBool | None = None
+    """Whether systemd starts it at boot. Default: as the OS has it."""
+    contents: str | None = None
+    """Its text; none: the unit comes with the OS."""
+    dropins: tuple[Dropin, ...] = ()
+    """Drop-ins. Default: none."""
+
+
+class Shared(Settings):
+    """What a cluster's file says for all hosts, and a host's file may say for itself."""
+
+    k3s: K3s
+    """k3s itself."""
+    api: Api
+    """Where the Kubernetes API is reached."""
+    network: Network = Network()
+    """The hosts' network and the cluster's."""
+    os: Os = Os()
+    """The operating system and its updates."""
+    ssh_keys: Annotated[tuple[SshKey, ...], BeforeValidator(_listed), Field(min_length=1)]
+    """The public keys that may log in as `core`, one at least."""
+    mirror: Annotated[str, _text(fields.url)] | None = None
+    """The base URL that artifacts are fetched from. Default: where their makers publish them."""
+    keep: tuple[Keep, ...] = ()
+    """Further paths that a reset keeps. Default: none."""
+
+
+class Cluster(Shared):
+    """A cluster's file, `cluster.yaml`."""
+
+    name: Label
+    """The cluster's name."""
+
+
+class Host(Shared):
+    """A host's file, with what it has from its cluster."""
+
+    name: str
+    """The host's name: its file's."""
+    cluster: str
+    """The cluster's name."""
+    env: str
+    """The environment."""
+    role: Literal["server", "agent"]
+    """server: runs the control plane and the datastore; agent: runs pods only."""
+    addresses: Annotated[tuple[Address, ...], BeforeValidator(_listed), Field(min_length=1)]
+    """The host's addresses, the first is the node's; in dual stack one of each family."""
+    mac: Annotated[str, _text(fields.mac)] | None = None
+    """The mac address of its network card. Default: not known."""
+    labels: dict[Annotated[str, _text(fields.label_key)], Annotated[str, _text(fields.label_value)]] = Field(
+        default_factory=dict
+    )
+    """The node's labels. Default: none."""
+    taints: tuple[Annotated[str, _text(fields.taint)], ...] = ()
+    """The node's taints, key=value:Effect. Default: none."""
+    files: tuple[File, ...] = ()
+    """Further files. Default: none."""
+    units: tuple[Unit, ...] = ()
+    """Further systemd units. Default: none."""
+    butane: tuple[Local, ...] = ()
+    """Butane snippets below hosts/ENV/butane/; what they say wins. Default: none."""
+
+
+OWN = ("name", "cluster", "env")
+"""Fields of a Host that no file says: they come from the file's own place."""
+SHARED = frozenset(Shared.model_fields)
+CLUSTER_KEYS = frozenset(Cluster.model_fields)
+HOST_KEYS = frozenset(Host.model_fields) - set(OWN)
+
+_Model = TypeVar("_Model", bound=Settings)
+
+# what to write where a key that must be there is missing
+_EXAMPLES: dict[Loc, str] = {
+    ("name",): "name: my-cluster",
+    ("k3s",): "k3s: {version: v1.35.4+k3s1}",
+    ("k3s", "version"): "version: v1.35.4+k3s1",
+    ("api",): "api: {name: k8s.example.com}",
+    ("api", "name"): "name: k8s.example.com",
+    ("api", "vip", "address"): "address: 192.0.2.10",
+    ("api", "vip", "version"): "version: v1.0.1",
+    ("api", "vip", "interface"): "interface: eth0",
+    ("ssh_keys",): "ssh_keys: [ssh-ed25519 AAAA... name]",
+    ("role",): "role: server or role: agent",
+    ("addresses",): "addresses: [192.0.2.11]",
+}
+# what a person probably meant by a key in a host's file where it is not the spelling
+_MOVED: dict[Loc, str] = {
+    ("name",): "the file's name is the host's name",
+    ("k3s", "token"): "tokens are secrets: secrets/ENV/cluster.yaml",
+    ("token",): "tokens are secrets: secrets/ENV/cluster.yaml",
+    ("address",): "write addresses: [...]",
+}
+# values that once were right: k3s#7297
+_GONE: dict[Loc, str] = {
+    ("backend", "ipsec"): "k3s v1.27 removed it, wireguard-native encrypts too",
+    ("backend", "wireguard"): "k3s v1.27 removed it, write wireguard-native",
+}
+# text that a person wrote as a number, and that quotes alone would not mend
+_LIKE = {
+    "version": "like v1.35.4+k3s1",
+    "length": "like 30m, 1h or 1h30m",
+    "start": 'like "02:00"',
+    "mac": 'like "52:54:00:12:34:56"',
+    "addresses": "like 192.0.2.11",
+    "address": "like 192.0.2.10",
+    "hosts": "like 192.0.2.0/24",
+}
+_SHAPES = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+_BOOLS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+
+
+def check(model: type[_Model], data: Any) -> tuple[_Model | None, list[Fault]]:
+    """Given a class and what a file says, return its instance, or None and all its faults."""
+    try:
+        return model.model_validate(data), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [_fault(model, dict(detail)) for detail in details]
+
+
+def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
+    """Return the keys that a mapping at this path may have."""
+    found: type[BaseModel] | None = model
+    for step in loc:
+        if isinstance(step, str) and found is not None:
+            field = found.model_fields.get(step)
+            found = next(_models(field.annotation), None) if field else None
+    keys = found.model_fields if found is not None else {}
+    return [key for key in keys if found is not Host or key not in OWN]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the classes of ours inside an annotation like tuple[File, ...] or Vip | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _models(part)
+
+
+def _fault(model: type[Settings], detail: dict[str, Any]) -> Fault:
+    """Given one finding of pydantic's, return it in plain words."""
+    kind, value = detail["type"], detail.get("input")
+    loc: Loc = detail["loc"]
+    context = detail.get("ctx") or {}
+    wrong = context.get("error")
+    if loc[-1] == "[key]" and isinstance(wrong, Wrong):  # pydantic's mark of a mapping's key
+        return Fault(loc[:-1], wrong.rule, wrong.remedy, key=True)
+    if isinstance(wrong, Wrong):
+        return Fault(loc, wrong.rule, wrong.remedy, shown(value) if wrong.show else "")
+    if kind == "extra_forbidden":
+        return unknown_key(model, loc)
+    if kind == "missing":
+        example = _EXAMPLES.get(loc, "")
+        return Fault(loc, "is missing", example and f"write {example}")
+    if kind == "literal_error":
+        return _choice(loc, value, context["expected"])
+    if kind in _SHAPES:
+        return _shape(loc, value, _SHAPES[kind])
+    return _measure(loc, kind, value, context)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: text in quotes, nothing when it is long or no scalar."""
+    if value is None or isinstance(value, dict | list | tuple):
+        return ""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 and text.isprintable() else ""
+
+
+def unknown_key(model: type[BaseModel], loc: Loc) -> Fault:
+    """Given the path of a key that does not exist, return what to say about it."""
+    known = keys_at(model, loc[:-1])
+    name = str(loc[-1])
+    remedy = _MOVED.get(loc, "") if model is Host else ""
+    if model is Cluster and len(loc) == 1 and name in HOST_KEYS:
+        remedy = "a host's file says it, not the cluster's"
+    remedy = remedy or did_you_mean(name, known) or _elsewhere(model, name)
+    remedy = remedy or (f"known: {', '.join(sorted(known))}" if known else "")
+    return Fault(loc, "is not a known key", remedy, key=True)
+
+
+def _elsewhere(model: type[BaseModel], name: str) -> str:
+    """Return where a key of this name belongs."""
+    for section, field in model.model_fields.items():
+        for part in _models(field.annotation):
+            if name in part.model_fields:
+                return f"write it below {section}:"
+    return ""
+
+
+def _choice(loc: Loc, value: Any, expected: str) -> Fault:
+    words = expected.replace("'", "").replace(" or ", ", ").split(", ")
+    if value is None:
+        return Fault(loc, "is empty", f"one of {', '.join(words)}")
+    remedy = _GONE.get((loc[-1], value), "") if isinstance(value, str) else ""
+    for spelling in (value.lower(), value.capitalize()) if isinstance(value, str) else ():
+        remedy = remedy or did_you_mean(spelling, words)
+    return Fault(loc, f"is not one of {', '.join(words)}", remedy, shown(value))
+
+
+def _shape(loc: Loc, value: Any, wanted: str) -> Fault:
+    """Say that a value has the wrong shape, and how to write it."""
+    if value is None:
+        return Fault(loc, "is empty", f"give it {wanted}, or delete the key")
+    remedy = ""
+    if wanted == "text" and isinstance(value, bool | int | float):
+        remedy = _LIKE.get(next((s for s in reversed(loc) if isinstance(s, str)), ""), "")
+        remedy = remedy or "put it in quotes"
+    elif wanted == "true or false" and isinstance(value, str):
+        remedy = f"write {_BOOLS[value.lower()]}" if value.lower() in _BOOLS else ""
+    elif wanted == "a list" and isinstance(value, str):
+        remedy = "put it in [ ]"
+    is_a = {dict: "a mapping", list: "a list", str: "text", bool: "a bool", tuple: "a list"}
+    found = "" if shown(value) else f"is {is_a.get(type(value), 'a value')}, "
+    return Fault(loc, f"{found}{'not' if found else 'is not'} {wanted}", remedy, shown(value))
+
+
+def _measure(loc: Loc, kind: str, value: Any, context: dict[str, Any]) -> Fault:
+    """Say that a value is too big or too small."""
+    if kind == "too_short":
+        return Fault(loc, "is an empty list", "one at least")
+    if kind == "too_long":
+        return Fault(loc, f"has more than {context['max_length']} entries")
+    if kind == "greater_than_equal":
+        return Fault(loc, f"is less than {context['ge']}", "", shown(value))
+    if kind == "less_than_equal":
+        return Fault(loc, f"is more than {context['le']}", "", shown(value))
+    return Fault(loc, "has a value that does not fit", "", shown(value))

@@ -1,0 +1,364 @@
+"""Jinja, as the templates of hosts use it: every look recorded, every fault told with template and line.
+
+A template that has a fault is rendered on with a stand-in for what is missing, so that one report has
+all faults of all templates; what was rendered then is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import jinja2
+
+from i12e.errors import Problem, UserError, did_you_mean
+from i12e.files import Files
+from i12e.secrets import Group, MaskedError, NoSuchFile, Secret, Vault, no_masks
+
+LOCAL = "templates/local"
+OURS = "templates"
+GLOBALS = (
+    *("host", "servers", "join_urls", "position", "reboot_window", "secrets", "embed", "local_file", "names"),
+    "butane_version",
+)
+
+
+class Fault(Exception):
+    """What is wrong with an expression of a template, and what to write instead."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class Templates:
+    """The templates of a checkout, ours and the user's, which win; each is compiled once a run."""
+
+    def __init__(self, files: Files, vault: Vault) -> None:
+        self._files = files
+        self._vault = vault
+        self._jinja = _Environment(files, self._report)
+        self._met: list[Problem] = []
+
+    def expand(self, name: str, context: Mapping[str, Any]) -> str:
+        """Given a template's name and its variables, return its text; raise UserError with all its faults."""
+        self._met = []
+        known = {**context, "secrets": _Secrets(self), "names": self.names}
+        known["embed"] = lambda other, **more: quote(self._try(other, {**known, **more}))
+        text = self._try(name, known)
+        if self._met:
+            raise UserError(self._met)
+        return text
+
+    def embed_text(self, read: Callable[[], str]) -> str:
+        """Given how a text is read, return it as one quoted YAML scalar; a problem is kept for the report."""
+        try:
+            return quote(read())
+        except UserError as error:
+            self._met.extend(error.problems)
+            return quote("")
+
+    def locate(self, name: str) -> str:
+        """Given a template's name, return its path: the user's, or else ours."""
+        return self._jinja.locate(name)
+
+    def names(self, folder: str) -> list[str]:
+        """Given a folder, return the names of the templates in it, ours and the user's; the listing is an input."""
+        found = {name for place in (LOCAL, OURS) for name in self._files.names(f"{place}/{folder}")}
+        return sorted(f"{folder}/{name}" for name in found if name != "README.md")
+
+    def syntax_problems(self) -> list[Problem]:
+        """Compile every template, ours and the user's; return what cannot be read."""
+        self._met = []
+        for name in all_names(self._files.root):
+            try:
+                self._jinja.get_template(name)
+            except jinja2.TemplateSyntaxError as error:
+                self._met.append(self._syntax_problem(error))
+            except UserError as error:
+                self._met.extend(error.problems)
+        return self._met
+
+    def group(self, name: str) -> Any:
+        """Given a secret file's name, return its secrets, or a stand-in that keeps the fault for the report."""
+        try:
+            return self._vault.group(name)
+        except NoSuchFile as error:  # told at the template's line: the name may be misspelt there
+            for problem in error.problems:
+                self._report(Fault(f"{problem.file}: {problem.message}", problem.remedy))
+        except UserError as error:
+            self._met.extend(error.problems)
+        return _NoSecret("")
+
+    def _try(self, name: str, context: Mapping[str, Any]) -> str:
+        try:
+            with no_masks():
+                return self._jinja.get_template(name).render(context)
+        except UserError as error:
+            self._met.extend(error.problems)
+        except jinja2.TemplateSyntaxError as error:
+            self._met.append(self._syntax_problem(error))
+        except Exception as error:  # noqa: BLE001  # whatever an expression of a template raises is the template's fault
+            self._met.append(self._problem(error, _place(error.__traceback__) or _here() or (self.locate(name), None)))
+        return ""
+
+    def _report(self, fault: Fault) -> None:
+        self._met.append(self._problem(fault, _here() or ("", None)))
+
+    def _problem(self, error: Exception, place: tuple[str, int | None]) -> Problem:
+        message, remedy = f"{type(error).__name__}: {error}", ""
+        if isinstance(error, jinja2.TemplateNotFound):
+            message = f"there is no template {error.name}"
+            remedy = did_you_mean(str(error.name), all_names(self._files.root))
+        elif isinstance(error, (Fault, MaskedError)):
+            message, remedy = str(error), getattr(error, "remedy", "")
+        return Problem(*place, None, self._vault.redact(message), self._vault.redact(remedy))
+
+    def _syntax_problem(self, error: jinja2.TemplateSyntaxError) -> Problem:
+        message = str(error.message).rstrip(".")
+        unknown = re.fullmatch(r"No (filter|test) named '(.*)'", message)
+        known = self._jinja.filters if unknown and unknown[1] == "filter" else self._jinja.tests
+        guess = did_you_mean(unknown[2], known) if unknown else ""
+        return Problem(error.filename or str(error.name), error.lineno, None, message, guess)
+
+
+class _Environment(jinja2.Environment):
+    """Jinja whose every look for a template is recorded, found or not, from the cache or not."""
+
+    def __init__(self, files: Files, report: Callable[[Fault], None]) -> None:
+        self._files = files
+        self._report = report
+        super().__init__(
+            loader=jinja2.FunctionLoader(self._source),
+            undefined=type("Missing", (_Missing,), {"report": staticmethod(report)}),
+            finalize=self._output,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            cache_size=-1,
+            auto_reload=False,
+        )
+        self.filters.update({"quote": quote, "shell": shell_quote, "yaml": to_yaml})
+
+    def locate(self, name: str) -> str:
+        """Given a template's name, return its path: the user's, or else ours."""
+        local = f"{LOCAL}/{name}"
+        return local if self._files.exists(local) else f"{OURS}/{name}"
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Given an object and a name after a dot, return what it is: a secret before a method of that name."""
+        if isinstance(obj, Group) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def _load_template(
+        self,
+        name: str,
+        globals: MutableMapping[str, Any] | None,  # noqa: A002  # Jinja's name
+    ) -> jinja2.Template:
+        self._files.note(self.locate(name))
+        return super()._load_template(name, globals)
+
+    def _source(self, name: str) -> tuple[str, str, Callable[[], bool]] | None:
+        path = self.locate(name)
+        if ".." in name.split("/") or not self._files.exists(path):
+            return None
+        try:
+            return self._files.read(path).decode(), path, lambda: True
+        except UnicodeDecodeError:
+            raise UserError(Problem(path, None, None, "is not UTF-8 text")) from None
+
+    def _output(self, value: Any) -> Any:
+        try:
+            return _plain(value)
+        except Fault as fault:
+            if _here() is None:  # a constant, while the template is compiled: Jinja asks again when it is rendered
+                raise
+            self._report(fault)
+            return ""
+
+
+class _Missing(jinja2.Undefined):
+    """A name that is not there: every use is a fault that says what would have been, and goes on with nothing."""
+
+    report: Callable[[Fault], None]
+
+    def _fail_with_undefined_error(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._fault()
+
+    def _fault(self) -> Fault:
+        name, owner = str(self._undefined_name), self._undefined_obj
+        if self._undefined_hint:
+            return Fault(str(self._undefined_hint))
+        if owner is jinja2.utils.missing:
+            return Fault(f"{name} is not known in templates", did_you_mean(name, GLOBALS) or "see docs/templates.md")
+        if owner is None:
+            return Fault(f"{name} is asked of a value that is not set (null)", "test it with {% if %}")
+        there = _keys(owner)
+        listed = f"it has {', '.join(there)}" if there else ""
+        return Fault(f"{_title(owner)} has no {name}", did_you_mean(name, there) or listed)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._go_on(self)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._go_on(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._go_on(self)
+
+    def __str__(self) -> str:
+        return str(self._go_on(""))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._go_on(()))
+
+    def __bool__(self) -> bool:
+        return bool(self._go_on(False))
+
+    def __len__(self) -> int:
+        return int(self._go_on(0))
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._go_on(False))
+
+    def __ne__(self, other: object) -> bool:
+        return bool(self._go_on(True))
+
+    def __hash__(self) -> int:
+        return id(type(self))
+
+    def _go_on(self, value: Any) -> Any:
+        type(self).report(self._fault())
+        return value
+
+
+class _Secrets:
+    """`secrets.FILE.KEY` in a template."""
+
+    def __init__(self, templates: Templates) -> None:
+        self._templates = templates
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._templates.group(name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._templates.group(name)
+
+    def __str__(self) -> str:
+        raise Fault("secrets is not a value", "write secrets.FILE.KEY")
+
+
+class _NoSecret(Secret):
+    """Stands in for what a file would have held that cannot be opened."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __getitem__(self, key: Any) -> Any:
+        return self
+
+
+def _here() -> tuple[str, int | None] | None:
+    """Return file and line of the innermost template that is being rendered now."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  # Jinja itself asks so; there is no other way
+    while frame is not None:
+        template = frame.f_globals.get("__jinja_template__")
+        if template is not None:
+            return str(template.filename), int(template.get_corresponding_lineno(frame.f_lineno))
+        frame = frame.f_back
+    return None
+
+
+def _place(trace: TracebackType | None) -> tuple[str, int | None] | None:
+    """Given a traceback that Jinja has rewritten, return file and line of the innermost template in it."""
+    found: tuple[str, int | None] | None = None
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith(f"{OURS}/"):
+            found = (name, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
+def all_names(root: Path) -> list[str]:
+    """Given the checkout, return the names of all templates, ours and the user's."""
+    found: set[str] = set()
+    for place in (root / LOCAL, root / OURS):
+        files = (path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+        found.update(path.relative_to(place).as_posix() for path in files if path.suffix != ".md")
+    return sorted(name for name in found if not name.startswith("local/"))
+
+
+def _keys(owner: Any) -> list[str]:
+    fields = getattr(type(owner), "model_fields", None)
+    keys: Iterable[Any] = fields if fields is not None else owner if isinstance(owner, Mapping) else ()
+    return sorted(str(key) for key in keys)
+
+
+def _title(owner: Any) -> str:
+    if isinstance(owner, Group):
+        return f"secrets.{owner.place}"
+    return type(owner).__name__.lower() if hasattr(type(owner), "model_fields") else f"a {type(owner).__name__}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if value is None:
+        raise Fault("the value is not set (null), and would be written as None", "test it with {% if %}")
+    if callable(value) and not isinstance(value, jinja2.Undefined):
+        name = getattr(value, "__name__", "the value").strip("_<>")
+        raise Fault(f"{name} is a function, not its result", "call it with ()")
+    return value
+
+
+def quote(value: Any) -> str:
+    """Given a value, return its text as one quoted YAML scalar (JSON's form, which YAML reads alike)."""
+    return flow(str(_plain(value)))
+
+
+def shell_quote(value: Any) -> str:
+    """Given a value, return its text as one word for a POSIX shell."""
+    return shlex.quote(str(_plain(value)))
+
+
+def to_yaml(value: Any) -> str:
+    """Given a value of scalars, lists and mappings, return it as YAML in flow style."""
+    return flow(value)
+
+
+def flow(value: Any) -> str:
+    """Given a value, return it as JSON that is YAML too.
+
+    They differ in characters: YAML wants beyond U+FFFF one escape where JSON has two, and folds or refuses
+    some that JSON leaves as they are.
+    """
+    text = json.dumps(value, default=_jsonable, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return re.sub(r"[^\x20-\x7e]", lambda found: f"\\U{ord(found[0]):08x}", text)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # which reports the fault that names it
+    raise TypeError(f"yaml cannot write a {type(value).__name__}")

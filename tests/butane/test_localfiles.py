@@ -1,0 +1,119 @@
+"""Files that a config embeds: where they may lie, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import butane
+
+HEADER = "variant: flatcar\nversion: 1.1.0\n"
+
+
+def using(*paths: str) -> str:
+    files = (f"{{path: /f{i}, contents: {{local: {path!r}}}}}" for i, path in enumerate(paths))
+    return f"{HEADER}storage: {{files: [{', '.join(files)}]}}\n"
+
+
+def refusal(text: str, files_dir: Path | str | None) -> str:
+    with pytest.raises(butane.BadConfig) as caught:
+        butane.translate(text, files_dir)
+    (entry,) = caught.value.report
+    assert entry.path == "$.storage.files.0.contents.local"
+    return entry.message
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    directory = tmp_path / "files"
+    (directory / "sub").mkdir(parents=True)
+    (directory / "motd").write_bytes(b"hello\xff")
+    (directory / "sub" / "x").write_bytes(b"x")
+    (tmp_path / "outside").write_bytes(b"secret")
+    return directory
+
+
+def test_a_local_file_is_embedded_byte_by_byte_and_listed(files: Path) -> None:
+    translation = butane.translate(using("motd", "sub/x", "./motd"), files)
+    sources = [file["contents"]["source"] for file in translation.config["storage"]["files"]]
+    assert sources == ["data:,hello%FF", "data:,x", "data:,hello%FF"]
+    assert translation.files == (f"{files}/motd", f"{files}/sub/x")
+
+
+def test_an_absolute_path_counts_from_the_files_directory(files: Path) -> None:
+    assert butane.translate(using("/motd"), files).files == (f"{files}/motd",)
+
+
+def test_a_file_can_be_appended(files: Path) -> None:
+    text = f"{HEADER}storage: {{files: [{{path: /a, append: [{{local: sub/x}}]}}]}}\n"
+    assert butane.translate(text, files).config["storage"]["files"][0]["append"] == [
+        {"compression": "", "source": "data:,x"}
+    ]
+
+
+def test_files_are_read_by_the_caller_s_function_where_there_is_one() -> None:
+    store = {"hosts/x/files/a": b"1"}
+    translation = butane.translate(using("a"), "hosts/x/files", read=store.__getitem__)
+    assert translation.files == ("hosts/x/files/a",)
+
+
+def test_a_file_that_the_caller_does_not_find_is_an_error() -> None:
+    def read(path: str) -> bytes:
+        raise FileNotFoundError(path)
+
+    with pytest.raises(butane.BadConfig, match="open files/a: no such file or directory"):
+        butane.translate(using("a"), "files", read=read)
+
+
+def test_without_a_files_directory_there_are_no_local_files() -> None:
+    assert refusal(using("a"), None) == (
+        "local file paths are relative to a files directory that must be specified with -d/--files-dir"
+    )
+
+
+def test_a_missing_file_is_named(files: Path) -> None:
+    assert refusal(using("nope"), files) == f"open {files}/nope: no such file or directory"
+    assert refusal(using("sub"), files) == f"open {files}/sub: is a directory"
+
+
+@pytest.mark.parametrize("path", ["../outside", "sub/../../outside", "/../outside", ".."])
+def test_a_path_does_not_leave_the_files_directory(files: Path, path: str) -> None:
+    assert refusal(using(path), files) == "local file path traverses outside the files directory"
+    with pytest.raises(butane.BadConfig, match="traverses outside"):
+        butane.translate(using(path), "files", read=lambda _: b"never")
+
+
+def test_a_symlink_does_not_leave_the_files_directory(files: Path) -> None:
+    (files / "out").symlink_to("../outside")
+    (files / "up").symlink_to("..")
+    (files / "in").symlink_to("sub/x")
+    message = "local file path leaves the files directory by a symlink"
+    assert refusal(using("out"), files) == message
+    assert refusal(using("up/outside"), files) == message
+    assert butane.translate(using("in"), files).config["storage"]["files"][0]["contents"] == {
+        "compression": "",
+        "source": "data:,x",
+    }
+
+
+def test_a_files_directory_may_be_a_symlink_itself(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("files")
+    assert butane.translate(using("motd"), tmp_path / "link").files == (f"{tmp_path}/link/motd",)
+
+
+def test_every_missing_file_is_told_and_nothing_that_follows_from_it(files: Path) -> None:
+    text = HEADER + (
+        "storage: {files: [{path: /a, overwrite: true, contents: {local: n1}}, {path: /b, contents: {local: n2}}]}\n"
+    )
+    with pytest.raises(butane.BadConfig) as caught:
+        butane.translate(text, files)
+    assert [entry.path for entry in caught.value.report] == [
+        "$.storage.files.0.contents.local",
+        "$.storage.files.1.contents.local",
+    ]
+
+
+def test_a_path_that_no_system_takes_is_an_error(files: Path) -> None:
+    text = f'{HEADER}storage: {{files: [{{path: /a, contents: {{local: "a\\0b"}}}}]}}\n'
+    assert refusal(text, files) == "local file path is not valid"

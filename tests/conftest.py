@@ -1,0 +1,186 @@
+"""What the tests share: a project to build in, runs of doit in this process, and how a test is skipped."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from doit.cmd_base import ModuleTaskLoader
+from doit.doit_cmd import DoitMain
+
+from i12e import engine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def need(there: object, what: str) -> None:
+    """Given what a test needs, skip the test without it; fail instead where CI asks for all (I12E_REQUIRE=all)."""
+    if there:
+        return
+    if os.environ.get("I12E_REQUIRE") == "all":
+        pytest.fail(f"I12E_REQUIRE=all, but this is missing: {what}")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(scope="session")
+def ignition_validate() -> str:
+    """The path of the real ignition-validate."""
+    found = shutil.which("ignition-validate")
+    need(found, "ignition-validate (Debian: apt-get install ignition)")
+    assert found
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees the user's keys, environment or home."""
+    for name in list(os.environ):
+        if name.startswith(("SOPS_", "I12E_ENV", "DOIT_")):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+
+
+@dataclass
+class Done:
+    """How a run ended: its exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+    lines: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines = [line for line in self.out.splitlines() if not line.startswith(f"{self.env}:")]
+
+    @property
+    def env(self) -> str:
+        """The environment, as the summary names it."""
+        return self.out.splitlines()[-1].partition(":")[0] if self.out else ""
+
+
+Tasks = Callable[[dict[str, Any]], Any]
+
+
+@dataclass
+class Project:
+    """A checkout in a temporary folder, and doit in it."""
+
+    root: Path
+
+    def write(self, path: str, text: str) -> None:
+        """Given a path and a text, put it there."""
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+
+    def doit(self, *args: str, tasks: Tasks | None = None) -> Done:
+        """Given arguments, run doit in this process as ./doit would; `tasks` gives further task creators."""
+        out, err = io.StringIO(), io.StringIO()
+        status = self.run(list(args), out, err, tasks)
+        return Done(status, out.getvalue(), err.getvalue())
+
+    def run(self, args: list[str], out: IO[str], err: IO[str], tasks: Tasks | None = None) -> int:
+        """Given arguments and where the output goes, run doit in this process; return its exit status."""
+        before = Path.cwd()
+        os.chdir(self.root)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                return int(self._main(tasks).run(args))
+        finally:
+            os.chdir(before)
+
+    def _main(self, tasks: Tasks | None) -> DoitMain:
+        return DoitMain(_Loader(self.root, tasks), (), engine.PLUGINS)
+
+    def outputs(self, env: str = "example") -> dict[str, bytes]:
+        """Given an environment, return the rendered configs by host."""
+        folder = self.root / "build" / env / "hosts"
+        return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("*/config.ign"))}
+
+
+class _Loader(ModuleTaskLoader):
+    """What dodo.py is to ./doit, made when doit asks for it, as importing dodo.py would."""
+
+    def __init__(self, root: Path, tasks: Tasks | None) -> None:
+        super().__init__({})
+        self._root = root
+        self._tasks = tasks
+
+    def setup(self, opt_values: Any) -> None:
+        config = engine.configure(self._root, default_tasks=["render"])
+        self.namespace = {"DOIT_CONFIG": config, "task_build": lambda: engine.build_tasks(config)}
+        if self._tasks:
+            more = self._tasks
+            self.namespace["task_more"] = lambda: more(config)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A copy of this checkout's example, without its code."""
+    return copy_of_example(tmp_path / "checkout")
+
+
+def copy_of_example(root: Path) -> Project:
+    """Given a folder that is not there, make it a checkout of the example, without the code."""
+    for name in ("hosts/example", "hosts/example-fcos", "secrets", "templates"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copy(ROOT / ".sops.yaml", root)
+    return Project(root)
+
+
+SMALL_TEMPLATE = """\
+variant: {{ host.os.name }}
+version: {{ butane_version }}
+storage:
+  files:
+    - path: /etc/hostname
+      mode: 0644
+      contents: {inline: {{ embed("files/hostname") }}}
+    - path: /etc/token
+      mode: 0600
+      contents: {inline: {{ secrets.cluster.server_token | quote }}}
+"""
+
+
+SMALL_CLUSTER = """\
+name: example
+k3s: {version: v1.35.4+k3s1}
+api: {name: k8s.example.com, vip: {address: 192.0.2.10, version: v1.0.1, interface: eth0}}
+network: {hosts: [192.0.2.0/24]}
+ssh_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l6 demo"]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Project:
+    """A project of one server and one agent with templates of a few lines: fast, and all its inputs are known."""
+    return small_project(tmp_path / "checkout")
+
+
+def small_project(root: Path) -> Project:
+    """Given a folder that is not there, make it a small project."""
+    project = Project(root)
+    shutil.copytree(ROOT / "secrets", root / "secrets")
+    for name in ("server", "agent"):
+        project.write(f"templates/butane/{name}.bu.j2", SMALL_TEMPLATE)
+    project.write("templates/files/hostname", "{{ host.name }}\n")
+    project.write("hosts/example/cluster.yaml", SMALL_CLUSTER)
+    project.write("hosts/example/server-1.yaml", "role: server\naddresses: [192.0.2.11]\n")
+    project.write("hosts/example/agent-1.yaml", "role: agent\naddresses: [192.0.2.21]\n")
+    return project
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """This Python, for processes of their own."""
+    return sys.executable

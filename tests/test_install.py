@@ -1,0 +1,285 @@
+"""k3s-install, k3s-selinux and e on trees of our own, with programs of our own: no network, no root, no k3s."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import need
+
+FILES = Path(__file__).parent.parent / "templates/files"
+SCRIPTS = sorted(FILES.glob("*.sh"))
+VERSION = "v1.35.4+k3s1"
+SCRIPT_URL = "https://raw.example/install.sh"
+
+# Stands for k3s's install script: takes its settings from the same variables, and notes them.
+INSTALL_SH = """#!/bin/sh
+set -e
+env | grep -E '^(INSTALL_K3S|GITHUB_URL|TMPDIR|K3S_)' | sort >"$I12E_ROOT/settings"
+case $INSTALL_K3S_EXEC in server) unit=k3s ;; *) unit=k3s-$INSTALL_K3S_EXEC ;; esac
+tmp=$(mktemp -d -t k3s-install.XXXXXXXXXX)
+printf '#!/bin/sh\\necho "k3s version %s (deadbeef)"\\n' "$(cat "$I12E_ROOT/serves")" >"$tmp/k3s.bin"
+[ ! -e "$I12E_ROOT/breaks" ] || exit 1
+chmod 755 "$tmp/k3s.bin"
+mv -f "$tmp/k3s.bin" "$INSTALL_K3S_BIN_DIR/k3s"
+echo "# INSTALL_K3S_VERSION" >"$INSTALL_K3S_SYSTEMD_DIR/$unit.service"
+"""
+
+# Takes the options that the scripts give it, and the answer from the file `served`.
+CURL = """#!/bin/sh
+while [ $# -gt 1 ]; do
+    case $1 in
+    --fail | --silent | --show-error | --location) shift ;;
+    --connect-timeout | --max-time | --cacert | --cert | --key) shift 2 ;;
+    --output) out=$2 && shift 2 ;;
+    *) echo "curl: unknown option $1" >&2 && exit 2 ;;
+    esac
+done
+echo "curl $1" >>"$I12E_ROOT/calls"
+[ ! -e "$I12E_ROOT/cut" ] || { head -c 100 "$I12E_ROOT/served" >"$out"; exit 18; }
+[ -e "$I12E_ROOT/served" ] || { echo "curl: (6) Could not resolve host" >&2; exit 6; }
+if [ "${out:-}" ]; then cp "$I12E_ROOT/served" "$out"; else cat "$I12E_ROOT/served"; fi
+"""
+NOTED = '#!/bin/sh\necho "${0##*/} $*" >>"$I12E_ROOT/calls"\n'
+RPM = NOTED + '[ -e "$I12E_ROOT/policy" ]\n'
+
+
+@dataclass
+class Host:
+    """A host's files and programs."""
+
+    root: Path
+
+    def configure(self, **changes: str) -> None:
+        settings = {"cluster": "example", "host": "server-1", "role": "server", "k3s_version": VERSION}
+        settings |= {"bin": "/opt/bin", "selinux": "no", "script_url": SCRIPT_URL}
+        settings |= {"releases_url": "https://releases.example"}
+        self.write("etc/i12e/k3s.conf", "".join(f"{key}='{value}'\n" for key, value in {**settings, **changes}.items()))
+        self.write("serves", changes.get("k3s_version", VERSION))
+
+    def write(self, path: str, text: str = "") -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text()
+
+    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a script; the calls that it makes of other programs are noted anew."""
+        self.write("calls")
+        return subprocess.run(
+            ["sh", str(FILES / script), *arguments],
+            env={"PATH": f"{self.root / 'programs'}:{os.environ['PATH']}", "I12E_ROOT": str(self.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    def installs(self) -> list[str]:
+        """Run k3s-install, which must succeed; return the calls that it made."""
+        done = self.run("k3s-install.sh")
+        assert done.returncode == 0, done.stderr
+        return self.read("calls").splitlines()
+
+    def fails(self) -> str:
+        """Run k3s-install, which must fail, start nothing and leave nothing behind; return what it says."""
+        done = self.run("k3s-install.sh")
+        assert done.returncode == 1, done.stdout
+        assert "systemctl" not in self.read("calls")
+        assert not (self.root / "opt/i12e/k3s-installed").exists()
+        assert list(self.root.glob("**/.k3s-install.*")) == []
+        return done.stderr
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    found = Host(tmp_path)
+    for name, text in {"curl": CURL, "systemctl": NOTED, "restorecon": NOTED, "rpm": RPM, "rpm-ostree": NOTED}.items():
+        found.write(f"programs/{name}", text).chmod(0o755)
+    found.write("served", INSTALL_SH)
+    found.write("proc/sys/kernel/random/boot_id", "boot-1\n")
+    found.configure()
+    return found
+
+
+STARTED = [
+    "systemctl daemon-reload",
+    "systemctl enable --quiet k3s.service",
+    "systemctl restart --no-block k3s.service",
+]
+
+
+def test_it_installs_the_pinned_version_and_starts_k3s(host: Host) -> None:
+    assert host.installs() == [f"curl {SCRIPT_URL}", *STARTED]
+    settings = dict(line.split("=", 1) for line in host.read("settings").splitlines())
+    work = settings.pop("TMPDIR")
+    assert work.startswith(f"{host.root}/opt/bin/.k3s-install.")
+    assert settings == {
+        "GITHUB_URL": "https://releases.example",
+        "INSTALL_K3S_VERSION": VERSION,
+        "INSTALL_K3S_EXEC": "server",
+        "INSTALL_K3S_BIN_DIR": f"{host.root}/opt/bin",
+        "INSTALL_K3S_SYSTEMD_DIR": f"{host.root}/etc/systemd/system",
+        "INSTALL_K3S_SKIP_SELINUX_RPM": "true",
+        "INSTALL_K3S_SKIP_ENABLE": "true",
+        "INSTALL_K3S_SKIP_START": "true",
+    }
+    assert os.listdir(host.root / "opt/bin") == ["k3s"]
+
+
+def test_an_agent_gets_the_unit_of_an_agent(host: Host) -> None:
+    host.configure(role="agent")
+    assert host.installs()[-1] == "systemctl restart --no-block k3s-agent.service"
+
+
+def test_a_reboot_installs_nothing_and_needs_no_network(host: Host) -> None:
+    host.installs()
+    (host.root / "served").unlink()
+    assert host.installs() == []
+
+
+def test_another_version_is_installed(host: Host) -> None:
+    host.installs()
+    host.configure(k3s_version="v1.35.5+k3s1")
+    assert host.installs() == [f"curl {SCRIPT_URL}", *STARTED]
+    assert "v1.35.5+k3s1" in host.read("opt/bin/k3s")
+
+
+@pytest.mark.parametrize("lost", ["opt/bin/k3s", "etc/systemd/system/k3s.service", "opt/i12e/k3s-installed"])
+def test_what_got_lost_is_installed_again(host: Host, lost: str) -> None:
+    host.installs()
+    (host.root / lost).unlink()
+    assert host.installs()[0] == f"curl {SCRIPT_URL}"
+
+
+def test_a_binary_that_is_another_one_is_installed_again(host: Host) -> None:
+    host.installs()
+    host.write("opt/bin/k3s", "#!/bin/sh\necho 'k3s version v1.0.0 (0)'\n")
+    assert host.installs()[0] == f"curl {SCRIPT_URL}"
+
+
+def test_a_first_try_without_network_fails_and_a_second_one_installs(host: Host) -> None:
+    (host.root / "served").unlink()
+    assert f"cannot fetch {SCRIPT_URL}" in host.fails()
+    host.write("served", INSTALL_SH)
+    assert host.installs()[1:] == STARTED
+
+
+def test_a_download_that_breaks_off_is_never_run(host: Host) -> None:
+    host.write("cut")
+    assert "cannot fetch" in host.fails()
+    assert not (host.root / "settings").exists()
+
+
+@pytest.mark.parametrize(
+    "served",
+    ["<html>log in</html>\n", "#!/bin/sh\necho other\n", INSTALL_SH + "if true; then # INSTALL_K3S_VERSION\n"],
+)
+def test_what_is_not_the_install_script_is_never_run(host: Host, served: str) -> None:
+    host.write("served", served)
+    assert "is not k3s's install script" in host.fails()
+    assert not (host.root / "settings").exists()
+
+
+def test_an_install_script_that_fails_is_tried_again(host: Host) -> None:
+    host.write("breaks")
+    assert "install script failed" in host.fails()
+    (host.root / "breaks").unlink()
+    assert host.installs()[1:] == STARTED
+
+
+def test_a_binary_of_another_version_is_not_taken(host: Host) -> None:
+    host.write("serves", "v1.35.3+k3s1")
+    assert f"is v1.35.3+k3s1, not {VERSION}" in host.fails()
+
+
+def test_what_a_killed_try_left_is_cleaned_up(host: Host) -> None:
+    host.write("opt/bin/.k3s-install.abc123/install.sh")
+    host.installs()
+    assert os.listdir(host.root / "opt/bin") == ["k3s"]
+
+
+def test_with_selinux_nothing_is_installed_before_the_policy_is_there(host: Host) -> None:
+    host.configure(selinux="yes", bin="/usr/local/bin")
+    assert "waits for the SELinux policy" in host.fails()
+    host.write("policy")
+    calls = host.installs()
+    assert any(call.startswith(f"restorecon -i {host.root}/usr/local/bin/k3s ") for call in calls)
+    assert calls[-3:] == STARTED
+
+
+# --- k3s-selinux
+
+
+def test_the_policy_is_layered_and_the_host_rebooted_once(host: Host) -> None:
+    assert host.run("k3s-selinux.sh").returncode == 0
+    calls = host.read("calls").splitlines()[1:]
+    assert calls == [
+        "rpm-ostree install --assumeyes --allow-inactive --idempotent k3s-selinux",
+        "systemctl --no-block reboot",
+    ]
+    host.write("policy")
+    host.write("proc/sys/kernel/random/boot_id", "boot-2\n")
+    assert host.run("k3s-selinux.sh").returncode == 0
+    assert host.read("calls") == "rpm -q --quiet k3s-selinux\n"
+
+
+def test_a_policy_that_is_not_there_after_the_reboot_does_not_reboot_again(host: Host) -> None:
+    host.run("k3s-selinux.sh")
+    host.write("proc/sys/kernel/random/boot_id", "boot-2\n")
+    done = host.run("k3s-selinux.sh")
+    assert done.returncode == 1
+    assert "rpm-ostree status" in done.stderr
+    assert "reboot" not in host.read("calls")
+
+
+# --- e
+
+
+def test_e_gives_etcdctl_k3s_s_certificates(host: Host) -> None:
+    tls = host.write("var/lib/rancher/k3s/server/tls/etcd/client.key").parent
+    host.write("programs/etcdctl", '#!/bin/sh\nenv | grep ^ETCDCTL | sort\necho "$@"\n').chmod(0o755)
+    done = host.run("e.sh", "member", "list")
+    assert done.stdout.splitlines() == [
+        f"ETCDCTL_CACERT={tls}/server-ca.crt",
+        f"ETCDCTL_CERT={tls}/client.crt",
+        "ETCDCTL_ENDPOINTS=https://127.0.0.1:2379",
+        f"ETCDCTL_KEY={tls}/client.key",
+        "member list",
+    ]
+
+
+def test_e_without_etcdctl_says_which_one_to_get(host: Host) -> None:
+    host.write("var/lib/rancher/k3s/server/tls/etcd/client.key")
+    host.write("served", '{"etcdserver":"3.6.7"}')
+    done = host.run("e.sh", "member", "list")
+    assert done.returncode == 1
+    assert '{"etcdserver":"3.6.7"}' in done.stderr
+    assert "etcd-io/etcd/releases" in done.stderr
+
+
+def test_e_on_a_host_without_etcd_says_so(host: Host) -> None:
+    assert "runs on SQLite" in host.run("e.sh").stderr
+
+
+# --- all of them
+
+
+def test_shellcheck_finds_nothing() -> None:
+    need(shutil.which("shellcheck"), "shellcheck (Debian: apt-get install shellcheck)")
+    done = subprocess.run(["shellcheck", "--shell=sh", *SCRIPTS], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_jinja_leaves_a_script_as_it_is(script: Path) -> None:
+    text = script.read_text()
+    assert [mark for mark in ("{{", "{%", "{#") if mark in text] == []

@@ -1,0 +1,160 @@
+"""Everything wrong at once: one report with every place, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from conftest import Project
+
+
+def misspell_key(project: Project) -> str:
+    append(project, "hosts/example/agent-1.yaml", "lables: {a: b}\n")
+    return r"hosts/example/agent-1\.yaml:\d+:1: lables: .*did you mean labels\?"
+
+
+def misspell_role(project: Project) -> str:
+    change(project, "hosts/example/agent-2.yaml", "role: agent", "role: agnet")
+    return r'hosts/example/agent-2\.yaml:\d+:\d+: role: "agnet" is not one of server, agent \(did you mean agent\?\)'
+
+
+def misspell_address(project: Project) -> str:
+    change(project, "hosts/example/server-3.yaml", "192.0.2.13", "192.0.2.1333")
+    return r'hosts/example/server-3\.yaml:\d+:\d+: addresses\[0\]: "192\.0\.2\.1333"'
+
+
+def break_template(project: Project) -> str:
+    append(project, "templates/files/system.conf", "\n{{ host.name \n")
+    return r"templates/files/system\.conf:\d+: "
+
+
+def miss_variable(project: Project) -> str:
+    append(project, "templates/files/crictl.yaml", "\n# {{ host.nmae }}\n")
+    return r"templates/files/crictl\.yaml:\d+: host has no nmae \(did you mean name\?\)"
+
+
+def break_yaml(project: Project) -> str:
+    project.write("hosts/example/agent-3.yaml", "role: agent\naddresses: [192.0.2.23\nmac: x\n")
+    return r"hosts/example/agent-3\.yaml:\d+:\d+: "
+
+
+def lose_key(project: Project) -> str:
+    (project.root / "secrets/example/demo-key-PUBLIC.txt").unlink()
+    return r"secrets/example/cluster\.yaml: no age key here opens it: it is sealed to age1\w+ \(put that key "
+
+
+def damage_secret(project: Project) -> str:
+    path = project.root / "secrets/example/cluster.yaml"
+    other = path.read_text().replace("server_token: ENC[AES256_GCM,data:", "server_token: ENC[AES256_GCM,data:AAAA")
+    project.write("secrets/example/other.yaml", other)
+    return r"secrets/example/other\.yaml: "
+
+
+def share_address(project: Project) -> str:
+    project.write("hosts/example/agent-4.yaml", "role: agent\naddresses: [192.0.2.11]\n")
+    return r'hosts/example/(agent-4|server-1)\.yaml:\d+:\d+: addresses\[0\]: "192\.0\.2\.11" is also '
+
+
+MISTAKES: list[Callable[[Project], str]] = [
+    *(misspell_key, misspell_role, misspell_address, break_template, miss_variable),
+    *(break_yaml, lose_key, damage_secret, share_address),
+]
+
+
+def append(project: Project, path: str, text: str) -> None:
+    place = project.root / path
+    place.write_text(place.read_text() + text)
+
+
+def change(project: Project, path: str, old: str, new: str) -> None:
+    place = project.root / path
+    text = place.read_text()
+    assert old in text
+    place.write_text(text.replace(old, new))
+
+
+def listing(project: Project) -> dict[str, bytes]:
+    build = project.root / "build"
+    return {str(path): path.read_bytes() for path in build.rglob("*") if path.is_file() and "/hosts/" in str(path)}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+@pytest.mark.parametrize("built", [False, True], ids=["on-a-first-build", "on-a-later-build"])
+def test_each_mistake_alone_is_told_with_its_place_and_nothing_is_written(
+    project: Project, mistake: Callable[[Project], str], built: bool
+) -> None:
+    if built:
+        project.doit()
+    before = listing(project)
+    told = mistake(project)
+    if mistake is lose_key and built:
+        append(project, "secrets/example/cluster.yaml", "\n")  # otherwise there is nothing to open it for
+    if mistake is damage_secret:
+        append(project, "hosts/example/cluster.yaml", "\n")
+        append(project, "templates/files/system.conf", "\n# {{ secrets.other.server_token }}\n")
+    done = project.doit()
+    assert done.status == 1
+    assert re.search(told, done.err), done.err
+    assert "Traceback" not in done.err + done.out
+    assert listing(project) == before
+
+
+def test_all_mistakes_at_once_are_one_report(project: Project) -> None:
+    project.doit()
+    before = listing(project)
+    expected = [mistake(project) for mistake in MISTAKES]
+    done = project.doit()
+    assert done.status == 1
+    for told in expected:
+        assert re.search(told, done.err), f"{told}\n{done.err}"
+    assert "Traceback" not in done.err + done.out
+    assert listing(project) == before
+    assert len(done.err.splitlines()) == len(set(done.err.splitlines())) >= len(MISTAKES)
+    assert re.fullmatch(r"example: \d+ problems, no config was written \(.*\)\n", done.out)
+
+
+def test_one_fault_of_a_template_that_many_hosts_share_is_told_once(project: Project) -> None:
+    told = miss_variable(project)
+    done = project.doit()
+    assert len(re.findall(told, done.err)) == 1
+
+
+def test_a_cluster_file_that_is_missing_or_empty_is_told(small: Project) -> None:
+    path = small.root / "hosts/example/cluster.yaml"
+    path.write_text("")
+    assert "hosts/example/cluster.yaml" in small.doit().err
+    path.unlink()
+    done = small.doit()
+    assert done.status == 1
+    assert "Traceback" not in done.err
+
+
+def test_a_host_file_with_the_wrong_ending_is_told_and_not_silently_left_out(small: Project) -> None:
+    small.write("hosts/example/agent-9.yml", "role: agent\naddresses: [192.0.2.29]\n")
+    done = small.doit()
+    assert done.status == 1
+    assert "hosts/example/agent-9.yml: is not read: a host's file ends in .yaml (rename it)" in done.err
+
+
+def test_a_plain_file_below_secrets_is_refused_with_the_command_that_seals_it(small: Project) -> None:
+    small.write("secrets/example/cluster.yaml", "server_token: abc\n")
+    done = small.doit()
+    assert done.status == 1
+    assert "secrets/example/cluster.yaml: is not encrypted (seal it before it is committed: sops encrypt" in done.err
+
+
+def test_a_full_disk_is_one_clear_line(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from i12e import files
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "build/example/hosts/agent-1/config.ign")
+
+    monkeypatch.setattr(files, "replace", full)
+    done = small.doit()
+    assert done.status == 1
+    assert "No space left on device" in done.err
+    assert "Traceback" not in done.err
