@@ -170,7 +170,7 @@ def test_a_problem_anywhere_leaves_every_output_as_it_was(small: Project) -> Non
     done = small.doit()
     assert done.status == 1
     assert "templates/butane/agent.bu.j2:3: host has no nmae (did you mean name?)" in done.err
-    assert "no config was written" in done.out
+    assert "nothing was written" in done.out
     assert small.outputs() == before
 
 

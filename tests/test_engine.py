@@ -262,3 +262,24 @@ def test_output_that_nobody_reads_is_no_traceback(real: Project) -> None:
     first.stdout.close()
     _, err = first.communicate(timeout=60)
     assert "Traceback" not in err
+
+
+def test_a_run_that_waited_sees_what_the_other_one_did_and_does_not_repeat_it(real: Project) -> None:
+    fifo = real.root / "templates/files/hostname"
+    text = fifo.read_bytes()
+    fifo.unlink()
+    os.mkfifo(fifo)  # the first run waits for a writer, and holds the lock
+    first = process(real)
+    opened = os.open(fifo, os.O_WRONLY)
+    second = process(real, "--wait", "60s")
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(timeout=1)
+    new = fifo.with_name("new")
+    new.write_bytes(text)
+    new.rename(fifo)
+    os.write(opened, text)
+    os.close(opened)
+    assert "2 done" in first.communicate(timeout=60)[0]
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert out.startswith("example: nothing to do, 2 hosts up to date")

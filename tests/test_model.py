@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from i12e import model
 from i12e.errors import UserError
+from i12e.paths import natural
 from i12e.settings import Cluster, Host, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -717,7 +718,7 @@ def test_a_host_cannot_be_changed() -> None:
 def test_names_are_in_natural_order() -> None:
     names = ["server-10", "server-2", "agent-1", "server-1b", "1", "server-1"]
     expected = ["1", "agent-1", "server-1", "server-1b", "server-2", "server-10"]
-    assert sorted(names, key=model.natural) == expected
+    assert sorted(names, key=natural) == expected
     hosts = {f"server_{n}": SERVER.replace("11", str(n)) for n in (10, 2, 9)}
     fleet = load(**hosts)
     assert list(fleet.hosts) == ["server-2", "server-9", "server-10"]
@@ -962,7 +963,7 @@ def test_the_example_environments_are_free_of_problems_and_warnings(env: str) ->
     names = [path.stem for path in (ROOT / "hosts" / env).glob("*.yaml") if path.stem != "cluster"]
     fleet = model.load_fleet(f"hosts/{env}", env, names, lambda path: (ROOT / path).read_bytes())
     assert (fleet.problems, fleet.warnings) == ([], [])
-    assert sorted(fleet.hosts, key=model.natural) == sorted(names, key=model.natural)
+    assert sorted(fleet.hosts, key=natural) == sorted(names, key=natural)
     assert fleet.cluster is not None
     assert (fleet.cluster.api.vip is None) == (env == "example-fcos")
 

@@ -112,7 +112,7 @@ def test_all_mistakes_at_once_are_one_report(project: Project) -> None:
     assert "Traceback" not in done.err + done.out
     assert listing(project) == before
     assert len(done.err.splitlines()) == len(set(done.err.splitlines())) >= len(MISTAKES)
-    assert re.fullmatch(r"example: \d+ problems, no config was written \(.*\)\n", done.out)
+    assert re.fullmatch(r"example: \d+ problems, nothing was written \(.*\)\n", done.out)
 
 
 def test_one_fault_of_a_template_that_many_hosts_share_is_told_once(project: Project) -> None:

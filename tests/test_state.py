@@ -49,7 +49,7 @@ def test_what_was_committed_is_there_in_the_next_run(tmp_path: Path) -> None:
     assert after.in_("render:b")
     assert after._files.outputs == {"build/out": "b2-1"}
     assert after._files.stamps == {"hosts/a.yaml": ((1, 2, 3, 2**63 - 1), "b2-2")}
-    assert after.tasks() == ["render:a", "render:b"]
+    assert sorted(after.tasks()) == ["render:a", "render:b"]
     assert not after.damaged
 
 
@@ -63,16 +63,16 @@ def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
     state = saved(tmp_path)
     state.set("render:c", "deps:", [])
     state.remove("render:a")
-    assert open_state(tmp_path).tasks() == ["render:a", "render:b"]
+    assert sorted(open_state(tmp_path).tasks()) == ["render:a", "render:b"]
     state.dump()
-    assert open_state(tmp_path).tasks() == ["render:b", "render:c"]
+    assert sorted(open_state(tmp_path).tasks()) == ["render:b", "render:c"]
 
 
 def test_a_task_that_was_never_set_is_not_in_it_also_after_it_was_asked_for(tmp_path: Path) -> None:
     state = open_state(tmp_path)
     assert state.get("no", "deps:") is None
     assert not state.in_("no")
-    assert state.tasks() == []
+    assert sorted(state.tasks()) == []
 
 
 def test_a_key_is_added_to_the_record_that_was_saved_before(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_task_that_was_set_and_removed_before_the_commit_is_not_saved(tmp_path
     state.set("render:c", "deps:", [])
     state.remove("render:c")
     state.dump()
-    assert open_state(tmp_path).tasks() == ["render:a", "render:b"]
+    assert sorted(open_state(tmp_path).tasks()) == ["render:a", "render:b"]
 
 
 def test_everything_can_be_removed_and_stamps_of_files_stay(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_everything_can_be_removed_and_stamps_of_files_stay(tmp_path: Path) -> N
     state.remove_all()
     state.dump()
     after = open_state(tmp_path)
-    assert after.tasks() == []
+    assert sorted(after.tasks()) == []
     assert after._files.stamps
 
 
@@ -119,7 +119,7 @@ def test_a_path_that_is_dropped_takes_its_stamp_and_its_output_along(tmp_path: P
     state.dump()
     after = open_state(tmp_path)
     assert (after._files.outputs, after._files.stamps) == ({}, {})
-    assert after.tasks() == ["render:a", "render:b"]
+    assert sorted(after.tasks()) == ["render:a", "render:b"]
 
 
 def test_a_run_that_changes_nothing_writes_nothing(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_a_commit_is_whole_or_not_at_all(tmp_path: Path) -> None:
     state._files.new_outputs.add("build/bad")
     with pytest.raises(sqlite3.IntegrityError):
         state.commit()
-    assert open_state(tmp_path).tasks() == ["render:a", "render:b"]
+    assert sorted(open_state(tmp_path).tasks()) == ["render:a", "render:b"]
     state._files.new_outputs.clear()
     state.dump()
-    assert open_state(tmp_path).tasks() == ["render:b"]
+    assert sorted(open_state(tmp_path).tasks()) == ["render:b"]
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])
@@ -200,11 +200,11 @@ def test_a_database_that_cannot_be_read_is_made_anew_and_said_to_be(tmp_path: Pa
     damage(database(tmp_path))
     state = open_state(tmp_path)
     assert state.damaged
-    assert (state.tasks(), state._files.stamps, state._files.outputs) == ([], {}, {})
+    assert (state.tasks(), state._files.stamps, state._files.outputs) == (frozenset(), {}, {})
     state.set("render:c", "deps:", [])
     state.dump()
     after = open_state(tmp_path)
-    assert (after.tasks(), after.damaged) == (["render:c"], False)
+    assert (after.tasks(), after.damaged) == (frozenset({"render:c"}), False)
 
 
 def test_a_database_that_cannot_be_read_stays_until_something_is_written(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_database_that_another_run_is_just_making_is_empty_and_not_damaged(tmp
     database(tmp_path).touch()
     state = open_state(tmp_path)
     assert not state.damaged
-    assert state.tasks() == []
+    assert sorted(state.tasks()) == []
     state.set("render:a", "deps:", [])
     state.dump()
-    assert open_state(tmp_path).tasks() == ["render:a"]
+    assert sorted(open_state(tmp_path).tasks()) == ["render:a"]
 
 
 def test_one_who_looks_while_another_commits_sees_what_was_committed_and_disturbs_nothing(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_the_state_is_good_in_a_checkout_that_was_moved(tmp_path: Path) -> None:
     state.dump()
     here.rename(there)
     after = open_state(there)
-    assert after.tasks() == ["render:a", "render:b"]
+    assert sorted(after.tasks()) == ["render:a", "render:b"]
     assert str(here).encode() not in database(there).read_bytes()
 
 

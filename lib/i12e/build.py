@@ -47,7 +47,7 @@ class Run:
     """What the command line asks of a build, and what the engine lends it."""
 
     wanted: list[str] = field(default_factory=list)
-    stale: Callable[[str], bool] = lambda host: True
+    always: bool = False
     save_set: Callable[[str, list[str]], None] = lambda set_id, inputs: None
     progress: Progress = _quietly
 
@@ -73,7 +73,7 @@ class Build:
 
     def model_inputs(self) -> list[str]:
         """Return the inputs of the model: the folder of the hosts, their files, the code."""
-        code = ("errors", "fields", "model", "rules", "settings", "yamlfile")
+        code = ("errors", "fields", "model", "paths", "rules", "settings", "yamlfile")
         files = [
             self.paths.hosts,
             self.paths.cluster_file,
@@ -88,7 +88,18 @@ class Build:
 
     def sets(self) -> list[str]:
         """Return the ids of the sets of inputs that hosts were rendered from."""
-        return [name.partition(":")[2] for name in self.state.tasks() if name.startswith("_inputs:")]
+        return sorted(name.partition(":")[2] for name in self.state.tasks() if name.startswith("_inputs:"))
+
+    def is_current(self, host: str) -> bool:
+        """Given a host, tell whether its config is there as it was made and none of its inputs has changed.
+
+        It says what doit would, in a tenth of the time.
+        """
+        record = self.state.record(f"render:{host}")
+        inputs: list[str] = record.get("deps:", [])
+        state = self.files.state
+        same = bool(inputs) and all(record.get(path) == state(path) for path in inputs)
+        return same and self.files.is_output(self.paths.config(host))
 
     # --- the actions
 
@@ -112,7 +123,7 @@ class Build:
 
     def prepare(self) -> None:
         """Render all wanted hosts that are out of date into memory; raise UserError with all problems of all."""
-        stale = [host for host in self.run.wanted if self.run.stale(host)]
+        stale = [host for host in self.run.wanted if self.run.always or not self.is_current(host)]
         if not stale:
             return
         hosts = self._models(stale)

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from i12e.errors import Problem, UserError
-
-
-def task(root: Path) -> dict[str, Any]:
-    """Given the checkout, return the task that runs its tests."""
-    return {"actions": [(run_tests, [root])]}
 
 
 def run_tests(root: Path) -> None:

@@ -166,17 +166,17 @@ def each(
 def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
     """Given DOIT_CONFIG, yield the tasks of the build (see i12e.build)."""
     build: Build = config["build"]
-    yield _task("_model", build.check_model, file_dep=build.model_inputs(), targets=[build.paths.servers])
+    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=[build.paths.servers])
     sets = build.sets()
     for set_id in sets:
         inputs = build.recorded(f"_inputs:{set_id}") or []
         digest = functools.partial(build.digest_inputs, set_id, inputs)
-        yield _task(f"_inputs:{set_id}", digest, file_dep=inputs, targets=[build.paths.inputs(set_id)])
-    yield _task("_prepare", build.prepare, task_dep=["_model", *(f"_inputs:{set_id}" for set_id in sets)])
+        yield task(f"_inputs:{set_id}", digest, file_dep=inputs, targets=[build.paths.inputs(set_id)])
+    yield task("_prepare", build.prepare, task_dep=["_model", *(f"_inputs:{set_id}" for set_id in sets)])
     for host in build.hosts:
         yield _render_task(build, host)
     yield {
-        **_task(
+        **task(
             "render",
             build.remove_orphans,
             task_dep=["_model", *(f"render:{host}" for host in build.hosts)],
@@ -185,8 +185,14 @@ def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
     }
 
 
-def _task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
+def task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
+    """Given a name, an action and further keys of doit's, return a task whose action's UserError is its failure."""
     return {"basename": name, "actions": [(step(action),)], "io": {"capture": False}, **more}
+
+
+def aside(name: str, what: str, action: Callable[[], Any]) -> TaskDict:
+    """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task."""
+    return task(name, action, meta={"verb": name.upper(), "what": what, "reads": True})
 
 
 def _render_task(build: Build, host: str) -> TaskDict:
@@ -256,7 +262,7 @@ class Reporter:
         self._results: list[TaskDict] = []
         self._problems: list[Problem] = []
         self._asides: list[str] = []
-        self._current = 0
+        self.current = 0
         self._finished = False
 
     def initialize(self, tasks: Any, selected: Any) -> None:
@@ -303,7 +309,7 @@ class Reporter:
 
     def skip_uptodate(self, task: Task) -> None:
         """Called by doit for a task with nothing to do."""
-        self._current += _shown(task)
+        self.current += _shown(task)
 
     def skip_ignore(self, task: Task) -> None:
         """Called by doit for a task that `doit ignore` put aside."""
@@ -356,25 +362,21 @@ class Reporter:
 
     def _summary(self) -> str:
         env, seconds = self.build.paths.env, f"{time.monotonic() - self._start:.1f} s"
-        done = sum(result["result"] == "done" for result in self._results)
-        removed = sum(result["result"] == "removed" for result in self._results)
+        done, removed = (sum(result["result"] == name for result in self._results) for name in ("done", "removed"))
+        parts = [f"{done} done" if done else "", f"{removed} removed" if removed else ""]
         if self._problems:
-            kept = f"{done} done before that" if done else "no config was written"
-            return f"{env}: {screen.count(len(self._problems), 'problem')}, {kept} ({seconds})"
+            before = f"{done} done before that" if done else "nothing was written"
+            return f"{env}: {screen.count(len(self._problems), 'problem')}, {before} ({seconds})"
         if not done and not removed:
-            return f"{env}: nothing to do, {screen.count(self._current, 'host')} up to date ({seconds})"
-        parts = [
-            f"{done} done",
-            f"{removed} removed" if removed else "",
-            f"{self._current} up to date",
-        ]
+            parts = ["nothing to do"]
+        parts.append(f"{screen.count(self.current, 'host')} up to date" if self.current else "")
         return f"{env}: {', '.join(filter(None, parts))} ({seconds})"
 
     def _document(self) -> TaskDict:
         return {
             "environment": self.build.paths.env,
             "results": self._results,
-            "up_to_date": self._current,
+            "up_to_date": self.current,
             "problems": [dataclasses.asdict(problem) for problem in self._problems],
             "warnings": self._asides,
             "seconds": round(time.monotonic() - self._start, 3),
@@ -419,6 +421,7 @@ class _Command(DoitCmdBase):
     """What our commands share: user's mistakes without a traceback, the lock, names that are checked."""
 
     sel_tasks: Any
+    task_list: list[Task]
 
     def parse_execute(self, in_args: list[str]) -> int:
         """Given the arguments, run the command; return its exit status."""
@@ -468,7 +471,10 @@ class _Command(DoitCmdBase):
             seconds = lock.seconds(wait)
         except ValueError:
             raise InvalidCommand(f'--wait "{wait}": write a time such as 90s, 5m or 1h') from None
-        return lock.take(place.root / place.lock, what, seconds)
+        held = lock.take(place.root / place.lock, what, seconds)
+        if self.build.state.is_outdated():
+            _start_again(held)
+        return held
 
     def _wrong_option(self, error: CmdParseError) -> int:
         said = str(error).partition(" (parsing options")[0].removeprefix("Error parsing Task: ")
@@ -507,14 +513,19 @@ class Run(_Command, DoitRun):
         names = self.sel_tasks or []
         reporter = Reporter(build, sys.stdout, as_json)
         build.run.progress = screen.progress
-        self._look_once(build, tasks, always)
+        # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
+        # true, and a mistake that is taken back leaves nothing to do.
+        self.dep_manager.remove_success = lambda task: None
         asked = _closure(tasks, names)
         build.run.wanted = [host for host in build.hosts if f"render:{host}" in asked]
+        build.run.always = always
         build.run.save_set = self._save_set
+        reads = asked and all(_reads(tasks[name]) for name in asked)
+        build.state.read_only = bool(reads)
+        held = None if reads else self.locked(" ".join(["doit", *names]), wait)
         if build.run.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
             self.sel_tasks = ["_prepare", *names]
-        reads = asked and all(_reads(tasks[name]) for name in asked)
-        held = None if reads else self.locked(" ".join(["doit", *names]), wait)
+            reporter.current += self._leave_out(build, tasks, always)
         before = signal.signal(signal.SIGTERM, _terminate) if _main_thread() else None
         try:
             result = super()._execute(
@@ -531,23 +542,19 @@ class Run(_Command, DoitRun):
             return CHANGES
         return FAILED if result else 0
 
-    def _look_once(self, build: Build, tasks: dict[str, Task], always: bool) -> None:
-        """Let _prepare ask which hosts are out of date, and doit take the same answer: each is worked out once."""
-        work_out = self.dep_manager.get_status
-        known: dict[str, Any] = {}
+    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> int:
+        """Take the hosts that are up to date out of the run, if what all share is: doit has nothing to do with them.
 
-        def get_status(task: Task, tasks_dict: Any, get_log: bool = False) -> Any:
-            return known.pop(task.name, None) or work_out(task, tasks_dict, get_log)
-
-        def is_stale(host: str) -> bool:
-            status = known[f"render:{host}"] = work_out(tasks[f"render:{host}"], tasks)
-            return always or status.status != "up-to-date"
-
-        self.dep_manager.get_status = get_status
-        build.run.stale = is_stale
-        # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
-        # true, and a mistake that is taken back leaves nothing to do.
-        self.dep_manager.remove_success = lambda task: None
+        Return how many they are.
+        """
+        shared = [task for name, task in tasks.items() if name == "_model" or name.startswith("_inputs:")]
+        if always or any(self.dep_manager.get_status(task, tasks).status != "up-to-date" for task in shared):
+            return 0
+        current = {f"render:{host}" for host in build.run.wanted if build.is_current(host)}
+        self.sel_tasks = [name for name in self.sel_tasks if name not in current]
+        self.task_list = [task for task in self.task_list if task.name not in current]
+        tasks["render"].task_dep = [name for name in tasks["render"].task_dep if name not in current]
+        return len(current)
 
     def _save_set(self, set_id: str, inputs: list[str]) -> None:
         task = Task(f"_inputs:{set_id}", None, file_dep=inputs)
@@ -688,6 +695,14 @@ def _main_thread() -> bool:
     import threading
 
     return threading.current_thread() is threading.main_thread()
+
+
+def _start_again(held: lock.Lock) -> NoReturn:
+    """Another run ended between our reading of the state and our lock: what we know is of before, so look anew."""
+    held.release()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # ourselves
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

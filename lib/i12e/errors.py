@@ -30,9 +30,9 @@ class Problem:
         text = f"{place}: {self.message}" if place else self.message
         return f"{text} ({self.remedy})" if self.remedy else text
 
-    def sort_key(self) -> tuple[str, int, int, str]:
+    def sort_key(self) -> tuple[str, int, int, str, str]:
         """Return the order in which problems are told: by file, then by place."""
-        return (self.file, self.line or 0, self.column or 0, self.message)
+        return (self.file, self.line or 0, self.column or 0, self.message, self.remedy)
 
 
 class UserError(Exception):

@@ -7,6 +7,7 @@ file says who holds it, for the one who is kept waiting.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -89,7 +90,9 @@ def seconds(text: str) -> float:
 def _try(handle: int) -> bool:
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # POSIX: a record is locked; anything else is a fault
+            raise
         return False
     return True
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 from i12e import fields, rules, yamlfile
 from i12e.errors import Problem, UserError, ordered
 from i12e.fields import RESERVED, Fault, Loc
+from i12e.paths import natural
 from i12e.settings import OWN, SHARED, Cluster, Host, check, unknown_key
 
-__all__ = ["RESERVED", "Cluster", "Fleet", "Host", "load_fleet", "load_host", "natural", "servers"]
+__all__ = ["RESERVED", "Cluster", "Fleet", "Host", "load_fleet", "load_host", "servers"]
 
 Read = Callable[[str], bytes]
 
@@ -51,12 +51,6 @@ class Fleet:
     """Everything that is wrong, by file and place. Unless this is empty, nothing may be made."""
     warnings: list[Problem] = field(default_factory=list)
     """What works, but probably is not meant."""
-
-
-def natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return the sort key that puts server-2 before server-10."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts)
 
 
 def servers(hosts: Mapping[str, Host]) -> list[dict[str, Any]]:

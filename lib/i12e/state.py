@@ -22,17 +22,24 @@ create table if not exists stamps (
     path text primary key, size integer, mtime integer, ctime integer, inode integer, state text
 ) without rowid;
 create table if not exists outputs (path text primary key, state text not null) without rowid;
+create table if not exists commits (number integer not null);
+insert into commits select 0 where not exists (select * from commits);
 """
-_VERSION = 1  # of the schema; another one is a cache that cannot be read: it is made anew
+_VERSION = 2  # of the schema; another one is a cache that cannot be read: it is made anew
 
 
 class State:
-    """What was done in one environment: a record for each task, a stamp for each file, a state for each output."""
+    """What was done in one environment: a record for each task, a stamp for each file, a state for each output.
+
+    `read_only` is for what takes no lock: it saves nothing.
+    """
 
     def __init__(self, path: Path, files: Files) -> None:
         self.name = str(path)
         self.damaged = False
+        self.read_only = False
         self._unusable = False
+        self._commits = 0
         self._path = path
         self._files = files
         self._raw: dict[str, str] = {}
@@ -44,11 +51,11 @@ class State:
 
     def get(self, task: str, key: str) -> Any:
         """Given a task's name and a key of its record, return the value, or None."""
-        return self._record(task).get(key)
+        return self.record(task).get(key)
 
     def set(self, task: str, key: str, value: Any) -> None:
         """Given a task's name, a key and a value that JSON can hold, put it into the task's record."""
-        self._record(task)[key] = value
+        self.record(task)[key] = value
         self._dirty.add(task)
         self._gone.discard(task)
 
@@ -68,17 +75,18 @@ class State:
         for task in self.tasks():
             self.remove(task)
 
-    def tasks(self) -> list[str]:
+    def tasks(self) -> frozenset[str]:
         """Return the names of the tasks that have a record."""
-        return sorted({*self._raw, *(name for name, record in self._records.items() if record)})
+        return frozenset(self._raw).union(name for name, record in self._records.items() if record)
 
     def commit(self) -> None:
         """Save all that was set or removed since the last time, at once or not at all."""
         files = self._files
-        if not (self._dirty or self._gone or files.new_stamps or files.new_outputs):
+        if self.read_only or not (self._dirty or self._gone or files.new_stamps or files.new_outputs):
             return
         database = self._open()
         with database:
+            database.execute("update commits set number = number + 1")
             database.executemany("delete from tasks where name = ?", [(task,) for task in self._gone])
             database.executemany(
                 "insert or replace into tasks values (?, ?)",
@@ -94,6 +102,13 @@ class State:
             )
         for done in (self._dirty, self._gone, files.new_stamps, files.new_outputs):
             done.clear()
+
+    def is_outdated(self) -> bool:
+        """Tell whether another process has saved something since this one read the database."""
+        if self._unusable or not self._path.exists():
+            return False
+        with contextlib.closing(_connect(self._path)) as database:
+            return _commits(database) != self._commits
 
     def drop_paths(self, paths: list[str]) -> None:
         """Given paths that are of no interest any more, forget their stamps and outputs."""
@@ -116,7 +131,8 @@ class State:
             self._database.close()
             self._database = None
 
-    def _record(self, task: str) -> dict[str, Any]:
+    def record(self, task: str) -> dict[str, Any]:
+        """Given a task's name, return what is recorded of it: empty if it was never done."""
         record = self._records.get(task)
         if record is None:
             raw = self._raw.pop(task, None)
@@ -137,6 +153,7 @@ class State:
             return  # another process is making it right now, or was killed while it did
         if database.execute("pragma user_version").fetchone()[0] != _VERSION:
             raise ValueError("another version's state")
+        self._commits = _commits(database)
         self._raw = dict(database.execute("select name, record from tasks"))
         stamps = database.execute("select path, size, mtime, ctime, inode, state from stamps")
         self._files.stamps.update((path, ((a, b, c, d), state)) for path, a, b, c, d, state in stamps)
@@ -163,6 +180,13 @@ class State:
         for end in ("", "-wal", "-shm"):
             Path(self.name + end).unlink(missing_ok=True)
         self._unusable = False
+
+
+def _commits(database: sqlite3.Connection) -> int:
+    try:
+        return int(database.execute("select number from commits").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # another process is making it right now
 
 
 def _connect(path: Path) -> sqlite3.Connection:
