@@ -60,3 +60,12 @@ def test_a_snippet_is_held_to_the_same(project: Project) -> None:
 def test_a_drop_in_that_only_adds_is_allowed(project: Project) -> None:
     more = 'units: [{name: k3s.service, dropins: [{name: 20-x.conf, contents: "[Service]\\nCPUWeight=200\\n"}]}]\n'
     assert told(project, more) == ""
+
+
+def test_own_parts_that_contradict_ours_are_told_before_ignition_tells_on_the_host(project: Project) -> None:
+    project.write(
+        "hosts/example/butane/x.bu",
+        "variant: flatcar\nversion: 1.1.0\nstorage:\n  links:\n    - {path: /etc/rancher, target: /srv/rancher}\n",
+    )
+    said = told(project, "butane: [x.bu]\n")
+    assert "hosts/example/server-1.yaml: merged with ours, $.storage" in said

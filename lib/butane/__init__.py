@@ -14,5 +14,6 @@ from butane.merge import merge, to_json
 from butane.report import BadConfig, Entry
 from butane.translate import Translation, translate
 from butane.urls import data_url
+from butane.validate import check
 
-__all__ = ["BadConfig", "Entry", "Translation", "data_url", "merge", "to_json", "translate"]
+__all__ = ["BadConfig", "Entry", "Translation", "check", "data_url", "merge", "to_json", "translate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,12 +28,15 @@ class Translation:
 
     config: dict[str, Any]
     """The Ignition config, its fields in Ignition's order."""
-    json: bytes
-    """The same as Go prints it, with one newline at the end."""
     report: tuple[Entry, ...]
     """The warnings, by position."""
     files: tuple[str, ...]
     """The local files that were read: files_dir and `local` joined, in order of first use."""
+
+    @functools.cached_property
+    def json(self) -> bytes:
+        """The same as Go prints it, with one newline at the end."""
+        return dump(self.config)
 
 
 def translate(
@@ -59,7 +63,7 @@ def translate(
     report = ordered(entries)
     if any(strict or entry.kind == "error" for entry in report):
         raise BadConfig(report)
-    return Translation(config, dump(config), report, tuple(translator.files.contents))
+    return Translation(config, report, tuple(translator.files.contents))
 
 
 def _spec(values: dict[str, Any]) -> tuple[Version, list[Fault]]:

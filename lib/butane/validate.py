@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Any
 
-from butane.report import Fault, Path
+from butane.report import Entry, Fault, Path, dotted
 from butane.schema import CONFIG, SPECS, Field, Struct, Version
 from butane.units import BadUnit, option_sections
 from butane.urls import takes_headers, url_fault
@@ -88,6 +88,11 @@ def _is_usual(mode: int, directory: bool) -> bool:
     if special & 0o6000 and (not executable or mode & 2):
         return False
     return not special & 0o1000
+
+
+def check(config: dict[str, Any]) -> tuple[Entry, ...]:
+    """Given an Ignition config, such as merge gave, return what Ignition has against it; entries have no lines."""
+    return tuple(Entry(f.kind, dotted(f.path), None, None, f.message) for f in config_faults(config))
 
 
 def config_faults(config: dict[str, Any], made: Collection[str] = ()) -> Iterator[Fault]:

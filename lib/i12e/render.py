@@ -96,6 +96,10 @@ class Renderer:
             config = butane.merge(config, self._translate(text, self._paths.host_file(host.name), placed=False))
         for name in host.butane:
             config = butane.merge(config, self._snippet(host, name))
+        wrong = butane.check(config) if host.files or host.units or host.butane else ()
+        if wrong:  # two parts that are right each can contradict each other
+            place = self._paths.host_file(host.name)
+            raise UserError(Problem(place, None, None, f"merged with ours, {e.path}: {e.message}") for e in wrong)
         return config
 
     def _snippet(self, host: Host, name: str) -> dict[str, Any]:
@@ -129,7 +133,8 @@ class Renderer:
         source, compression = butane.data_url((json.dumps(identity, indent=2) + "\n").encode())
         contents = {"compression": compression, "source": source}
         file = {"path": HOST_JSON, "overwrite": True, "contents": contents, "mode": 0o644}
-        return butane.merge(config, {"ignition": config["ignition"], "storage": {"files": [file]}})
+        storage = config.get("storage", {})
+        return {**config, "storage": {**storage, "files": [*storage.get("files", []), file]}}
 
     def _context(self, host: Host) -> dict[str, Any]:
         return {
