@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Project
+from i12e import build
 
 
 def rendered(project: Project, *args: str) -> set[str]:
@@ -208,9 +212,70 @@ def test_everything_below_build_is_private(small: Project) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_the_users_own_cluster_comes_before_the_example_and_environments_do_not_mix(small: Project) -> None:
-    shutil.copytree(small.root / "hosts/example", small.root / "hosts/prod")
-    shutil.copytree(small.root / "secrets/example", small.root / "secrets/prod")
+def test_the_users_own_cluster_comes_before_the_example_and_environments_do_not_mix(
+    small: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rendered(small)
+    for name in ("cluster", "server-1"):
+        shutil.copy(small.root / f"hosts/example/{name}.yaml", small.root / f"hosts/{name}.yaml")
+    small.write("templates/butane/server.bu.j2", "variant: flatcar\nversion: 1.1.0\n")
+    done = small.doit()
+    assert done.status == 0, done.err
+    assert done.out.startswith("RENDER   server-1\ndefault: 1 done")
+    assert set(small.outputs("default")) == {"server-1"}
+    monkeypatch.setenv("I12E_ENV", "example")
+    assert rendered(small) == {"server-1"}
     assert set(small.outputs()) == ALL
-    assert not (small.root / "build/prod").exists()
+
+
+def test_many_threads_put_each_config_into_its_own_place_and_record_it(
+    small: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2, 60):
+        small.write(f"hosts/example/agent-{number}.yaml", f"role: agent\naddresses: [192.0.2.{100 + number}]\n")
+    monkeypatch.setattr(build, "SPOOL", 10)  # on the disk from the first config on
+    sys.setswitchinterval(1e-6)
+    try:
+        assert len(rendered(small, "-n", "8")) == 60
+    finally:
+        sys.setswitchinterval(0.005)
+    parallel = small.outputs()
+    assert not small.doit().lines
+    shutil.rmtree(small.root / "build")
+    rendered(small)
+    assert small.outputs() == parallel
+
+
+def test_a_task_that_depends_on_a_host_runs_also_when_that_host_is_up_to_date(small: Project) -> None:
+    ran: list[str] = []
+
+    def deploy(config: dict[str, Any]) -> dict[str, Any]:
+        action = (lambda: ran.append("deploy"),)
+        return {"basename": "deploy", "actions": [action], "task_dep": ["render:server-1", "render"]}
+
+    for number in (1, 2):
+        done = small.doit("deploy", tasks=deploy)
+        assert done.status == 0, done.err
+        assert len(ran) == number
+
+
+def test_a_set_whose_record_is_gone_proves_nothing(small: Project) -> None:
+    rendered(small)
+    with sqlite3.connect(small.root / "build/example/state.db") as database:
+        database.execute("delete from tasks where name like '_inputs:%'")
+    database.close()
+    assert rendered(small) == ALL
+    small.write("templates/files/hostname", "{{ host.name }} new\n")
+    assert rendered(small) == ALL
+
+
+@pytest.mark.parametrize("edited", ["templates/files/hostname", "hosts/example/server-1.yaml"])
+def test_info_and_list_tell_that_a_host_is_out_of_date_and_why(small: Project, edited: str) -> None:
+    rendered(small)
+    assert "U render:server-1" in small.doit("list", "--all", "--status").out
+    path = small.root / edited
+    path.write_text(path.read_text() + "# more\n")
+    told = small.doit("info", "render:server-1")
+    assert told.status == 1
+    assert f"    - {edited}\n" in told.out
+    assert "R render:server-1" in small.doit("list", "--all", "--status").out

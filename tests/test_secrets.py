@@ -105,12 +105,13 @@ def test_a_key_that_is_not_there_is_an_error_that_names_the_place_and_no_value(r
 def test_each_file_is_opened_once_a_run_and_only_when_it_is_asked_for(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seal(root, "other", "a: b\n")
+    sealed = seal(root, "other", "a: b\n")
     opened: list[str] = []
     run = programs.run
 
     def counted(program: str, *arguments: str, **more: Any) -> programs.Done:
-        opened.extend(Path(word).stem for word in arguments if word.endswith(".yaml"))
+        if "decrypt" in arguments:
+            opened.append("other" if more["stdin"] == sealed.read_text() else "cluster")
         return run(program, *arguments, **more)
 
     monkeypatch.setattr(programs, "run", counted)
@@ -186,7 +187,7 @@ def test_the_users_own_key_opens_files_of_other_environments_and_the_demo_key_do
         "(put that key where sops looks: SOPS_AGE_KEY_FILE, or ~/.config/sops/age/keys.txt)"
     )
     monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(root / DEMO_KEY))
-    assert vault(root, "prod").group("cluster").server_token.reveal()
+    assert "is the example's value" in complaint(root, env="prod")  # it was opened, and read
 
 
 def test_a_key_where_sops_looks_by_itself_is_found(root: Path) -> None:
@@ -194,7 +195,21 @@ def test_a_key_where_sops_looks_by_itself_is_found(root: Path) -> None:
     keys = Path(os.environ["XDG_CONFIG_HOME"]) / "sops/age/keys.txt"
     keys.parent.mkdir(parents=True)
     shutil.copy(root / DEMO_KEY, keys)
-    assert vault(root, "prod").group("cluster").server_token.reveal()
+    assert "is the example's value" in complaint(root, env="prod")
+
+
+def test_what_everybody_has_is_refused_for_every_cluster_but_the_examples(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(root / "secrets/example", root / "secrets/prod")
+    monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(root / DEMO_KEY))
+    told = complaint(root, env="prod")
+    assert "secrets/prod/cluster.yaml: is sealed to the demo key, which everybody has" in told
+    for name in ("server_token", "agent_token"):
+        assert (
+            f"{name} is the example's value, which everybody has (make one of your own: openssl rand -hex 32)" in told
+        )
+    assert vault(root, "example").group("cluster").server_token.reveal()
 
 
 def test_the_demo_key_stands_beside_the_users_own_keys_for_every_example(

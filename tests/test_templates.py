@@ -212,3 +212,14 @@ def test_a_manifest_that_renders_to_nothing_is_left_out_and_a_name_gets_the_form
     project.write("templates/local/manifests/my_app.yaml", "kind: Namespace\n")
     names = build(project)["server-1"].text("/etc/i12e/manifests").split()
     assert names == ["i12e-kube-vip-rbac.yaml", "i12e-kube-vip.yaml", "i12e-my-app.yaml"]
+
+
+def test_a_manifest_in_a_folder_is_deployed_and_what_an_editor_leaves_behind_is_not(project: Project) -> None:
+    project.write("templates/local/manifests/team/App_one.yaml.j2", "kind: A\n")
+    for name in ("x.yaml.orig", "#x.yaml#", ".x.yaml.swp", "x.yaml~", "notes.txt", "README.md"):
+        project.write(f"templates/local/manifests/{name}", "kind: B\n")
+    files = build(project)["server-1"].files
+    ours = {path.removeprefix(MANIFESTS) for path in files if path.startswith(MANIFESTS)}
+    assert ours == {"i12e-kube-vip-rbac.yaml", "i12e-kube-vip.yaml", "i12e-team-app-one.yaml"}
+    project.write("templates/local/manifests/team/more/two.yml", "kind: C\n")
+    assert MANIFESTS + "i12e-team-more-two.yml" in build(project)["server-1"].files

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 RUNTIME = "requirements.lock"
+BASE = "base-python"  # the real path of the Python that .venv was made with
 DEVELOPMENT = "requirements-dev.lock"  # holds the runtime's packages too
 
 
@@ -38,6 +39,7 @@ def install(root: Path, lock: str) -> bool:
             (root / ".venv" / stamp).unlink(missing_ok=True)
         _fill(root, lock)
         _point_at(root)
+        _name_python(root)
         for stamp in {lock, RUNTIME}:
             _stamp(root, stamp)
         return True
@@ -47,7 +49,15 @@ def is_current(root: Path, lock: str) -> bool:
     """Given the checkout and a lock file's name, tell whether .venv was made from that very file."""
     try:
         stamp = (root / ".venv" / lock).read_bytes()
-        return stamp == (root / lock).read_bytes() and os.access(root / ".venv/bin/python", os.X_OK)
+        return stamp == (root / lock).read_bytes() and _has_its_python(root / ".venv")
+    except FileNotFoundError:
+        return False
+
+
+def _has_its_python(venv: Path) -> bool:
+    """Given the environment's folder, tell whether its Python is still the one that it was made with."""
+    try:
+        return (venv / "bin/python").samefile((venv / BASE).read_text().strip())
     except FileNotFoundError:
         return False
 
@@ -82,7 +92,7 @@ def _make(root: Path) -> None:
 
 def _is_whole(venv: Path) -> bool:
     """Given the environment's folder, tell whether packages can be put into it; uv's has no pip, and uv may be gone."""
-    made = any((venv / stamp).exists() for stamp in (RUNTIME, DEVELOPMENT)) and os.access(venv / "bin/python", os.X_OK)
+    made = any((venv / stamp).exists() for stamp in (RUNTIME, DEVELOPMENT)) and _has_its_python(venv)
     return made and (_uv() or any(venv.glob("lib/python3*/site-packages/pip")))
 
 
@@ -119,6 +129,11 @@ def _point_at(root: Path) -> None:
     """Make our packages importable, by a path relative to site-packages: the checkout may be moved."""
     for packages in (root / ".venv/lib").glob("python3*/site-packages"):
         (packages / "i12e.pth").write_text(os.path.relpath(root / "lib", packages) + "\n")
+
+
+def _name_python(root: Path) -> None:
+    venv = root / ".venv"
+    (venv / BASE).write_text(f"{(venv / 'bin/python').resolve()}\n")
 
 
 def _stamp(root: Path, lock: str) -> None:

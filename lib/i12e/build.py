@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 # The folders whose files many hosts share: their states are kept as one digest for each distinct set.
 _SHARED = ("templates", "secrets/", "lib/", "requirements.lock")
 
+SPOOL = 1 << 26
+
 Progress = Callable[[Sequence[str], str], Iterable[str]]
 
 
@@ -43,7 +46,7 @@ def _quietly(items: Sequence[str], what: str) -> Iterable[str]:
 
 
 @dataclass
-class Run:
+class Request:
     """What the command line asks of a build, and what the engine lends it."""
 
     wanted: list[str] = field(default_factory=list)
@@ -60,7 +63,8 @@ class Build:
         self.files = Files(paths.root)
         self.state = State(paths.root / paths.state, self.files)
         self.hosts = places.host_names(paths)
-        self.run = Run()
+        self.request = Request()
+        self.mutex = threading.RLock()  # with -n, actions run in threads; files and state are one for all
         self.same: set[str] = set()
         self.removed: list[str] = []
         self._fleet: Fleet | None = None
@@ -81,6 +85,15 @@ class Build:
         ]
         return [*files, *(f"lib/i12e/{name}.py" for name in code)]
 
+    def host_inputs(self, host: str) -> list[str] | None:
+        """Given a host, return the inputs that it had when it was last rendered, or None.
+
+        None too if what is known of its set is gone: a digest that nobody brings up to date proves nothing.
+        """
+        found = self.recorded(f"render:{host}")
+        sets = [path.rpartition("/")[2] for path in found or () if path.startswith(f"{self.paths.build}/inputs/")]
+        return found if all(self.state.in_(f"_inputs:{set_id}") for set_id in sets) else None
+
     def recorded(self, task: str) -> list[str] | None:
         """Given a task's name, return the inputs that it had when it was last done, or None."""
         found: list[str] | None = self.state.get(task, "deps:")
@@ -95,11 +108,24 @@ class Build:
 
         It says what doit would, in a tenth of the time.
         """
-        record = self.state.record(f"render:{host}")
-        inputs: list[str] = record.get("deps:", [])
-        state = self.files.state
-        same = bool(inputs) and all(record.get(path) == state(path) for path in inputs)
+        inputs = self.host_inputs(host)
+        same = bool(inputs) and not self._changed(f"render:{host}", inputs)
         return same and self.files.is_output(self.paths.config(host))
+
+    def changed(self, host: str) -> list[str]:
+        """Given a host, return which of its inputs have changed since it was rendered, down to those of its set."""
+        found: list[str] = []
+        for path in self.host_inputs(host) or ():
+            if path.startswith(f"{self.paths.build}/inputs/"):
+                task = f"_inputs:{path.rpartition('/')[2]}"
+                found += self._changed(task, self.recorded(task))
+            else:
+                found += self._changed(f"render:{host}", [path])
+        return sorted(found)
+
+    def _changed(self, task: str, inputs: Iterable[str] | None) -> list[str]:
+        record, state = self.state.record(task), self.files.state
+        return [path for path in inputs or () if record.get(path) != state(path)]
 
     # --- the actions
 
@@ -123,12 +149,12 @@ class Build:
 
     def prepare(self) -> None:
         """Render all wanted hosts that are out of date into memory; raise UserError with all problems of all."""
-        stale = [host for host in self.run.wanted if self.run.always or not self.is_current(host)]
+        stale = [host for host in self.request.wanted if self.request.always or not self.is_current(host)]
         if not stale:
             return
         hosts = self._models(stale)
         met: list[tuple[str, Problem]] = []
-        for host in self.run.progress(stale, "rendering"):
+        for host in self.request.progress(stale, "rendering"):
             try:
                 self._render(hosts[host])
             except UserError as error:
@@ -137,15 +163,16 @@ class Build:
             raise UserError([*_merge(met), *self._vault_problems()])
         for set_id, inputs in {_set_id(shared): shared for shared in map(_shared, self._inputs())}.items():
             self.digest_inputs(set_id, inputs)
-            self.run.save_set(set_id, inputs)
+            self.request.save_set(set_id, inputs)
 
     def place(self, host: str) -> list[str]:
         """Given a host, put its rendered config into its place and return the task's inputs."""
         start, size, inputs = self._rendered[host]
-        spool = self._spool_file()
-        spool.seek(start)
-        if not self.files.write(self.paths.config(host), spool.read(size)):
-            self.same.add(host)
+        with self.mutex:
+            spool = self._spool_file()
+            spool.seek(start)
+            if not self.files.write(self.paths.config(host), spool.read(size)):
+                self.same.add(host)
         return [*_own(inputs), self.paths.inputs(_set_id(_shared(inputs)))]
 
     def remove_orphans(self) -> None:
@@ -212,7 +239,7 @@ class Build:
         self._rendered[host.name] = (start, len(rendered.config), rendered.inputs)
 
     def _spool_file(self) -> IO[bytes]:
-        """Return the file of rendered configs: in memory, and beyond 64 MB on disk without a name.
+        """Return the file of rendered configs: in memory, and beyond SPOOL bytes on disk without a name.
 
         So memory stays bounded, and a kill leaves nothing behind.
         """
@@ -221,7 +248,7 @@ class Build:
 
             folder = self.paths.root / self.paths.build
             private_folder(folder)
-            self._spool = tempfile.SpooledTemporaryFile(1 << 26, dir=str(folder))  # noqa: SIM115
+            self._spool = tempfile.SpooledTemporaryFile(SPOOL, dir=str(folder))  # noqa: SIM115
         return self._spool
 
     def _rendering(self) -> Renderer:

@@ -26,7 +26,6 @@ from typing import IO, Any, NoReturn
 from doit.cmd_base import Command, DoitCmdBase, check_tasks_exist
 from doit.cmd_clean import Clean as DoitClean
 from doit.cmd_forget import Forget as DoitForget
-from doit.cmd_ignore import Ignore as DoitIgnore
 from doit.cmd_info import Info as DoitInfo
 from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
@@ -56,7 +55,7 @@ PLUGINS = {
         "info": "i12e.engine:Info",
         "forget": "i12e.engine:Forget",
         "clean": "i12e.engine:Clean",
-        "ignore": "i12e.engine:Ignore",
+        "ignore": "i12e.engine:NotOffered",
         "strace": "i12e.engine:NotOffered",
         "dumpdb": "i12e.engine:NotOffered",
         "reset-dep": "i12e.engine:NotOffered",
@@ -71,6 +70,9 @@ def main(args: list[str]) -> int:
     longer to read than all hosts take to be looked at.
     """
     DoitMain.BIN_NAME = "doit"
+    for word in args:
+        if "=" in word and not word.startswith("-"):  # doit would take it for a variable, and say nothing
+            return _usage(f"{word}: there is no such task (./doit list shows them; options begin with --)")
     return int(DoitMain(None, (), PLUGINS).run(args))
 
 
@@ -201,7 +203,7 @@ def _render_task(build: Build, host: str) -> TaskDict:
         "basename": f"render:{host}",
         "doc": f"render {host}",
         "actions": [(_place, [build, host])],
-        "file_dep": build.recorded(f"render:{host}") or first,
+        "file_dep": build.host_inputs(host) or first,
         "task_dep": ["_model", "_prepare"],
         "targets": [build.paths.config(host)],
         "clean": [(build.clean, [host])],
@@ -277,7 +279,8 @@ class Reporter:
 
     def add_success(self, task: Task) -> None:
         """Called by doit when a task is done and its state is set: save it now, a kill shall not lose it."""
-        self.build.state.commit()
+        with self.build.mutex:
+            self.build.state.commit()
         for host in self.build.removed:
             self._tell("REMOVE", host, "removed", 0.0, "it is no more in " + self.build.paths.hosts)
         self.build.removed.clear()
@@ -295,7 +298,8 @@ class Reporter:
 
     def add_failure(self, task: Task, fail: BaseFail) -> None:
         """Called by doit when a task failed."""
-        self.build.state.commit()
+        with self.build.mutex:
+            self.build.state.commit()
         if isinstance(fail, UnmetDependency):
             return
         if isinstance(fail, Changed):
@@ -414,7 +418,8 @@ _json_option = {
 }
 
 
-_FIXED = ("reporter", "outfile", "par_type", "auto_delayed_regex")  # options of doit that are ours to set
+# Options of doit that are ours to set, and --single: without what a task depends on, ours mean nothing.
+_FIXED = ("reporter", "outfile", "par_type", "auto_delayed_regex", "single")
 
 
 class _Command(DoitCmdBase):
@@ -428,35 +433,36 @@ class _Command(DoitCmdBase):
         try:
             return int(super().parse_execute(in_args))
         except CmdParseError as error:
-            return self._wrong_option(error)
+            return self._tell(error)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the command; return its exit status."""
         try:
             return int(super().execute(params, args) or 0)
-        except UserError as error:
-            return _complain(*error.problems)
-        except sqlite3.Error as error:
-            return _complain(
-                f"{self.build.paths.state}: cannot be saved: {error} (is there room, may you write there?)"
-            )
-        except lock.Held as error:
-            return _complain(f"{error} (--wait TIME waits for it)")
-        except InvalidCommand as error:
-            return _usage(self._unknown(error.not_found) if error.not_found else str(error))
-        except InvalidDodoFile as error:
-            return _usage(str(error))
-        except CmdParseError as error:
-            return self._wrong_option(error)
         except KeyboardInterrupt:
             _complain("interrupted: what was done is kept, the same command goes on from there")
             return INTERRUPTED
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # nobody reads any more; Python would complain at exit
-            return FAILED
-        except Exception:  # noqa: BLE001  # a bug of ours: all of it, and the status of an error
-            traceback.print_exc()
-            return FAILED
+        except Exception as error:  # noqa: BLE001  # a bug of ours too is told here, with all of it
+            return self._tell(error)
+
+    def _tell(self, error: Exception) -> int:
+        match error:
+            case UserError():
+                return _complain(*error.problems)
+            case lock.Held():
+                return _complain(f"{error} (--wait TIME waits for it)")
+            case CmdParseError():
+                said = str(error).partition(" (parsing options")[0].removeprefix("Error parsing Task: ")
+                return _usage(f"{said}: ./doit help {self.name} and ./doit help TASK show the options")
+            case InvalidCommand():
+                return _usage(self._unknown(error.not_found) if error.not_found else str(error))
+            case InvalidDodoFile():
+                return _usage(str(error))
+        told = _of_the_machine(error)
+        if told is not None:
+            return _complain(told)
+        traceback.print_exception(error)
+        return FAILED
 
     @property
     def build(self) -> Build:
@@ -472,13 +478,9 @@ class _Command(DoitCmdBase):
         except ValueError:
             raise InvalidCommand(f'--wait "{wait}": write a time such as 90s, 5m or 1h') from None
         held = lock.take(place.root / place.lock, what, seconds)
-        if self.build.state.is_outdated():
+        if held.waited or self.build.state.is_outdated():
             _start_again(held)
         return held
-
-    def _wrong_option(self, error: CmdParseError) -> int:
-        said = str(error).partition(" (parsing options")[0].removeprefix("Error parsing Task: ")
-        return _usage(f"{said}: ./doit help {self.name} and ./doit help TASK show the options")
 
     def _unknown(self, name: str) -> str:
         known = [task.name for task in getattr(self, "task_list", ()) if not task.name.startswith("_")]
@@ -505,31 +507,31 @@ class Run(_Command, DoitRun):
         return int(super().parse_execute([*first, *rest]))
 
     def _execute(
-        self, verbosity: Any, always: bool, continue_: bool, num_process: int, single: bool,
+        self, verbosity: Any, always: bool, continue_: bool, num_process: int,
         force_verbosity: bool, failure_verbosity: int, pdb: bool, wait: str, as_json: bool, pos_args: list[str],
     ) -> int:  # fmt: skip
         build = self.build
         tasks = {task.name: task for task in self.task_list}
         names = self.sel_tasks or []
         reporter = Reporter(build, sys.stdout, as_json)
-        build.run.progress = screen.progress
+        build.request.progress = screen.progress
         # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
         # true, and a mistake that is taken back leaves nothing to do.
         self.dep_manager.remove_success = lambda task: None
         asked = _closure(tasks, names)
-        build.run.wanted = [host for host in build.hosts if f"render:{host}" in asked]
-        build.run.always = always
-        build.run.save_set = self._save_set
+        build.request.wanted = [host for host in build.hosts if f"render:{host}" in asked]
+        build.request.always = always
+        build.request.save_set = self._save_set
         reads = asked and all(_reads(tasks[name]) for name in asked)
         build.state.read_only = bool(reads)
         held = None if reads else self.locked(" ".join(["doit", *names]), wait)
-        if build.run.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
+        if build.request.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
             self.sel_tasks = ["_prepare", *names]
             reporter.current += self._leave_out(build, tasks, always)
         before = signal.signal(signal.SIGTERM, _terminate) if _main_thread() else None
         try:
             result = super()._execute(
-                sys.stdout, verbosity, always, continue_, reporter, num_process, "thread", single,
+                sys.stdout, verbosity, always, continue_, reporter, num_process, "thread", False,
                 False, force_verbosity, failure_verbosity, pdb,
             )  # fmt: skip
         finally:
@@ -550,10 +552,12 @@ class Run(_Command, DoitRun):
         shared = [task for name, task in tasks.items() if name == "_model" or name.startswith("_inputs:")]
         if always or any(self.dep_manager.get_status(task, tasks).status != "up-to-date" for task in shared):
             return 0
-        current = {f"render:{host}" for host in build.run.wanted if build.is_current(host)}
+        current = {f"render:{host}" for host in build.request.wanted if build.is_current(host)}
         self.sel_tasks = [name for name in self.sel_tasks if name not in current]
         self.task_list = [task for task in self.task_list if task.name not in current]
-        tasks["render"].task_dep = [name for name in tasks["render"].task_dep if name not in current]
+        for task in self.task_list:
+            if not current.isdisjoint(task.task_dep):
+                task.task_dep = [name for name in task.task_dep if name not in current]
         return len(current)
 
     def _save_set(self, set_id: str, inputs: list[str]) -> None:
@@ -562,17 +566,42 @@ class Run(_Command, DoitRun):
         self.dep_manager.save_success(task)
 
 
-class List(_Command, DoitList):
+class _Looking(_Command):
+    """What looks at tasks without running them: a host's status is worked out down to the inputs of its set."""
+
+    def _execute_looking(self, execute: Callable[[], Any]) -> Any:
+        work_out = self.dep_manager.get_status
+
+        def get_status(task: Task, tasks: Any, get_log: bool = False) -> Any:
+            status = work_out(task, tasks, get_log)
+            host = task.name.partition("render:")[2]
+            changed = self.build.changed(host) if host and status.status == "up-to-date" else []
+            if changed:
+                status.set_reason("changed_file_dep", changed)
+            return status
+
+        self.dep_manager.get_status = get_status
+        return execute()
+
+
+class List(_Looking, DoitList):
     """doit's list, without a line for each host."""
 
     name = "list"
+
+    def _execute(
+        self, subtasks: bool, quiet: bool, status: bool, private: bool, list_deps: bool, template: Any, sort: str,
+        pos_args: list[str],
+    ) -> int:  # fmt: skip
+        listing = functools.partial(super()._execute, subtasks, quiet, status, private, list_deps, template, sort)
+        return int(self._execute_looking(lambda: listing(pos_args)))
 
     def _list_all(self, include_subtasks: bool) -> list[Task]:
         found: list[Task] = super()._list_all(True)
         return [task for task in found if include_subtasks or ":" not in task.name]
 
 
-class Info(_Command, DoitInfo):
+class Info(_Looking, DoitInfo):
     """doit's info, with all recorded inputs of a task."""
 
     name = "info"
@@ -580,7 +609,8 @@ class Info(_Command, DoitInfo):
     def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
         if len(pos_args) == 1:
             self._check(pos_args)
-        status = int(super()._execute(pos_args, hide_status))
+        show = functools.partial(super()._execute, pos_args, hide_status)
+        status = int(self._execute_looking(show))
         inputs = self.build.explain(pos_args[0])
         if inputs:
             self.outstream.write("\ninputs of the last time (of its own, and of the set that it shares):\n")
@@ -633,19 +663,6 @@ class Clean(_Command, DoitClean):
         held = self.locked("doit clean", wait)
         try:
             super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
-        finally:
-            held.release()
-
-
-class Ignore(_Command, DoitIgnore):
-    """doit's ignore, under the lock."""
-
-    name = "ignore"
-
-    def _execute(self, pos_args: list[str]) -> None:
-        held = self.locked("doit ignore", "0")
-        try:
-            super()._execute(pos_args)
         finally:
             held.release()
 
@@ -710,8 +727,20 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(TERMINATED)
 
 
+def _of_the_machine(error: Exception) -> str | None:
+    """Given an exception, return what it says of the machine: no room, no permission, nobody who reads our output."""
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # Python would complain at exit
+        return ""
+    if isinstance(error, sqlite3.Error):
+        return f"the state of the build: {error} (is there room, and may you write to build/?)"
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return f"{error.filename}: {error.strerror} (whose is it? mend that and run the same again)"
+    return None
+
+
 def _complain(*problems: Problem | str) -> int:
-    for problem in problems:
+    for problem in filter(str, problems):
         print(problem, file=sys.stderr)
     return FAILED
 

@@ -8,6 +8,7 @@ the same tick would leave it as it is), so it is not kept: the file is hashed ag
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
@@ -21,6 +22,7 @@ Stamp = tuple[int, int, int, int]
 ABSENT = "absent"
 UNREADABLE = "unreadable"
 _PRIVATE = 0o600
+_LEFT_BY_EDITORS = ("~", ".orig", ".rej", ".bak", ".swp")
 _TICK = 50_000_000  # ns; Linux stamps files by the timer tick, 10 ms at the most
 _COARSE_TICK = 2_000_000_000  # ns; file systems that keep whole seconds
 _INODE = (1 << 63) - 1  # overlay and network file systems use the bit above too, SQLite has no place for it
@@ -62,13 +64,23 @@ class Files:
         return self.state(path).startswith("b2-")
 
     def names(self, folder: str) -> list[str]:
-        """Given a folder, return the names of the files in it, sorted, and record the listing as an input."""
+        """Given a folder, return the names of the files in it, sorted, and record the listing as an input.
+
+        Hidden files and what editors leave behind do not count.
+        """
         self.note(folder)
         known = self._names.get(folder)
         if known is None:
             self._states[folder] = self._listing(folder)
-            known = self._names[folder] = self._file_names(folder)
+            known = self._names[folder] = self._names_if(folder, os.DirEntry.is_file)
         return known
+
+    def tree(self, folder: str) -> list[str]:
+        """Given a folder, return the paths below it of all files, and record each folder's listing as an input."""
+        found = list(self.names(folder))
+        for sub in self._names_if(folder, os.DirEntry.is_dir):
+            found += [f"{sub}/{name}" for name in self.tree(f"{folder}/{sub}")]
+        return sorted(found)
 
     def note(self, path: str) -> None:
         """Given a path, record it as an input of what is being recorded now."""
@@ -146,9 +158,9 @@ class Files:
             return ABSENT
         return "dir-" + _digest(os.fsencode("\0".join(names)))[3:]
 
-    def _file_names(self, folder: str) -> list[str]:
+    def _names_if(self, folder: str, kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
-            return sorted(entry.name for entry in self._entries(folder) if _ask(entry.is_file))
+            return sorted(entry.name for entry in self._entries(folder) if _ask(functools.partial(kind, entry)))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -204,4 +216,4 @@ def _ask(question: Callable[[], bool]) -> bool:
 
 
 def _counts(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and not entry.name.endswith("~")
+    return not entry.name.startswith((".", "#")) and not entry.name.endswith(_LEFT_BY_EDITORS)

@@ -25,9 +25,10 @@ class Held(Exception):
 
 @dataclass
 class Lock:
-    """A lock that is held; release() or the end of the process gives it back."""
+    """A lock that is held; release() or the end of the process gives it back. `waited`: another run had it first."""
 
     handle: int
+    waited: bool = False
 
     def release(self) -> None:
         """Give the lock back."""
@@ -44,14 +45,16 @@ def take(path: Path, what: str, wait: float = 0.0) -> Lock:
     private_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait
+    waited = False
     while not _try(handle):
+        waited = True
         if time.monotonic() >= deadline:
             holder = describe(path)
             os.close(handle)
             raise Held(holder)
         time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
     _sign(handle, what)
-    return Lock(handle)
+    return Lock(handle, waited)
 
 
 def describe(path: Path) -> str:

@@ -38,12 +38,6 @@ def _bar(items: Sequence[str], what: str) -> Iterable[str]:
     yield from track(items, description=what, console=Console(stderr=True), transient=True)
 
 
-def bold(text: str, stream: IO[Any]) -> str:
-    """Given a text and where it goes, return it bold where that is a terminal and colours are wanted."""
-    wanted = is_terminal(stream) and not os.environ.get("NO_COLOR")
-    return f"\033[1m{text}\033[0m" if wanted else text
-
-
 def count(number: int, what: str) -> str:
     """Given a number and what is counted, return both: 1 host, 2 hosts."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -184,20 +184,30 @@ class Vault:
         try:
             done = programs.run(
                 programs.sops(),
-                *(
-                    "--disable-version-check",
-                    "decrypt",
-                    "--output-type",
-                    "json",
-                    str(self._paths.root / path),
-                ),
+                *("--disable-version-check", "decrypt", "--input-type", "yaml", "--output-type", "json", "/dev/stdin"),
                 environ=_environ(self._paths),
+                stdin=self._files.read(path).decode(errors="replace"),  # the very bytes that were hashed
             )
         except programs.Missing as error:
             return UserError(Problem(path, None, None, "cannot be opened", str(error)))
         if done.status:
             return UserError(_complaint(path, done, self._files.read(path)))
-        return Group(name, json.loads(done.output))
+        group = Group(name, json.loads(done.output))
+        demo = [] if self._paths.is_example else self._demo_problems(path, group)
+        return UserError(demo) if demo else group
+
+    def _demo_problems(self, path: str, group: Group) -> list[Problem]:
+        """Given the secrets of a cluster that is no example, return what of them everybody has."""
+        found: list[Problem] = []
+        if set(_recipients(self._files.read(path))) & demo_recipients(self._paths.root):
+            remedy = f"take it out of .sops.yaml, then: sops updatekeys {path}, and change the values"
+            found.append(Problem(path, None, None, "is sealed to the demo key, which everybody has", remedy))
+        known = demo_values(self._paths.root)
+        remedy = "make one of your own: openssl rand -hex 32"
+        for name, secret in flat(group):
+            if fingerprint(secret) in known:
+                found.append(Problem(path, None, None, f"{name} is the example's value, which everybody has", remedy))
+        return found
 
 
 def _wrap(place: str, value: Any) -> Any:
@@ -232,11 +242,12 @@ _MAC_MISMATCH = 51
 
 def _complaint(path: str, done: programs.Done, content: bytes) -> Problem:
     if done.status == _NO_KEY:
+        sealed = ", ".join(_recipients(content)) or "keys that are not age's"
         return Problem(
             path,
             None,
             None,
-            f"no age key here opens it: it is sealed to {_recipients(content)}",
+            f"no age key here opens it: it is sealed to {sealed}",
             _KEY_REMEDY,
         )
     if done.status in (_CANNOT_DECRYPT, _MAC_MISMATCH):
@@ -261,14 +272,20 @@ def _complaint(path: str, done: programs.Done, content: bytes) -> Problem:
 _KEY_REMEDY = "put that key where sops looks: SOPS_AGE_KEY_FILE, or ~/.config/sops/age/keys.txt"
 
 
-def _recipients(content: bytes) -> str:
-    found = re.findall(r"recipient\"?:\s*\"?(age1[0-9a-z]+)", content.decode(errors="replace"))
-    return ", ".join(found) or "keys that are not age's"
+def _recipients(content: bytes) -> list[str]:
+    return re.findall(r"recipient\"?:\s*\"?(age1[0-9a-z]+)", content.decode(errors="replace"))
+
+
+def demo_recipients(root: Path) -> frozenset[str]:
+    """Given a checkout, return the public keys whose private ones everybody has."""
+    key = root / DEMO_KEY
+    return frozenset(re.findall(r"age1[0-9a-z]+", key.read_text()) if key.exists() else ())
 
 
 def demo_values(root: Path) -> frozenset[str]:
     """Given a checkout, return the hashes of all values of the example's secrets (see fingerprint)."""
-    lines = (root / DEMO_HASHES).read_text().splitlines()
+    place = root / DEMO_HASHES
+    lines = place.read_text().splitlines() if place.exists() else []
     return frozenset(line.split()[0] for line in lines if line and not line.startswith("#"))
 
 

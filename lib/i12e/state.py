@@ -25,6 +25,7 @@ create table if not exists outputs (path text primary key, state text not null) 
 create table if not exists commits (number integer not null);
 insert into commits select 0 where not exists (select * from commits);
 """
+_DAMAGE = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")  # the last: a table is not as it should be
 _VERSION = 2  # of the schema; another one is a cache that cannot be read: it is made anew
 
 
@@ -121,6 +122,7 @@ class State:
             self._files.new_outputs.discard(path)
             self._files.forget(path)
         with self._open() as database:
+            database.execute("update commits set number = number + 1")
             database.executemany("delete from stamps where path = ?", [(path,) for path in paths])
             database.executemany("delete from outputs where path = ?", [(path,) for path in paths])
 
@@ -145,7 +147,11 @@ class State:
         try:
             with contextlib.closing(_connect(self._path)) as database:
                 self._read(database)
-        except (sqlite3.DatabaseError, ValueError):
+        except ValueError:
+            self._start_again()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname not in _DAMAGE:  # busy, no room, not allowed: the database may be whole
+                raise
             self._start_again()
 
     def _read(self, database: sqlite3.Connection) -> None:

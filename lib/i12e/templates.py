@@ -69,9 +69,9 @@ class Templates:
         return self._jinja.locate(name)
 
     def names(self, folder: str) -> list[str]:
-        """Given a folder, return the names of the templates in it, ours and the user's; the listing is an input."""
-        found = {name for place in (LOCAL, OURS) for name in self._files.names(f"{place}/{folder}")}
-        return sorted(f"{folder}/{name}" for name in found if name != "README.md")
+        """Given a folder, return the names of the templates below it, ours and the user's; the listing is an input."""
+        found = {name for place in (LOCAL, OURS) for name in self._files.tree(f"{place}/{folder}")}
+        return sorted(f"{folder}/{name}" for name in found if not name.endswith(".md"))
 
     def syntax_problems(self) -> list[Problem]:
         """Compile every template, ours and the user's; return what cannot be read."""
