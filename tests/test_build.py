@@ -279,3 +279,19 @@ def test_info_and_list_tell_that_a_host_is_out_of_date_and_why(small: Project, e
     assert told.status == 1
     assert f"    - {edited}\n" in told.out
     assert "R render:server-1" in small.doit("list", "--all", "--status").out
+
+
+def test_a_copied_example_is_told_that_its_ssh_key_opens_nothing(small: Project) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l6"
+    cluster = (small.root / "hosts/example/cluster.yaml").read_text()
+    demo = cluster.replace(f"{key} demo", f"{key} demo-key-of-the-i12e-example-replace-me")
+    assert demo != cluster
+    small.write("hosts/example/cluster.yaml", demo)
+    assert "warning" not in small.doit().err
+    small.write("hosts/cluster.yaml", demo)
+    small.write("hosts/server-1.yaml", "role: server\naddresses: [192.0.2.11]\n")
+    for role in ("server", "agent"):
+        small.write(f"templates/butane/{role}.bu.j2", "variant: flatcar\nversion: 1.1.0\n")
+    told = small.doit()
+    assert told.status == 0, told.err
+    assert "warning: hosts/cluster.yaml:5:12: ssh_keys[0]: is the example's, nobody can log in with it" in told.err

@@ -67,6 +67,9 @@ def test_an_option_works_on_the_verb_and_on_the_verb_with_a_host(small: Project,
         ["strace", "render"],
         ["ignore", "render"],
         ["-s", "render"],
+        ["--db-file=x", "render"],
+        ["--backend", "json"],
+        ["tabcompletion"],
     ],
 )
 def test_wrong_usage_is_status_3_with_one_line_and_does_nothing(small: Project, args: list[str]) -> None:
@@ -252,6 +255,7 @@ def test_a_signal_ends_a_run_with_its_status_and_one_line_and_keeps_what_was_don
     out, err = first.communicate(timeout=60)
     os.close(opened)
     assert first.returncode == status, out + err
+    assert "interrupted, nothing was written" in out
     assert "the same command goes on from there" in err
     assert "Traceback" not in err
 
@@ -328,3 +332,16 @@ def test_a_build_folder_of_someone_else_is_one_line(small: Project, monkeypatch:
     assert done.err == (
         "build/example/state.db: Operation not permitted (whose is it? mend that and run the same again)\n"
     )
+
+
+@pytest.mark.parametrize("args", [["--json", "nosuch"], ["render", "--json", "--bogus"], ["--json", "--wait", "x"]])
+def test_json_is_a_document_also_when_the_run_did_not_begin(small: Project, args: list[str]) -> None:
+    done = small.doit(*args)
+    document = json.loads(done.out)
+    assert document["status"] == done.status == 3
+    assert document["problems"][0]["message"]
+
+
+def test_an_empty_argument_is_a_mistake_and_no_traceback() -> None:
+    assert engine.main([""]) == 3
+    assert engine.main(["--wait", ""]) == 3

@@ -74,7 +74,8 @@ def payload(path: str) -> str:
     """Given an entry template's path, return a file that makes the host's text an output, so that changes show."""
     if "/butane/" not in f"/{path}":
         return ""
-    return "\nstorage:\n  files:\n    - path: /etc/all\n      contents: {inline: {{ embed('files/all') }}}\n"
+    file = "- {path: /etc/all, mode: 0600, contents: {inline: {{ embed('files/all') }}}}"
+    return f"\nstorage:\n  files:\n    {file}\n"
 
 
 def line(op: Op) -> str:

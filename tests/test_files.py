@@ -65,10 +65,23 @@ def test_equal_contents_have_equal_states_and_different_ones_different(files: Fi
     assert all(files.state(name).startswith("b2-") for name in "acd")
 
 
-def test_what_is_not_there_is_absent_also_below_a_file_and_behind_a_broken_link(files: Files) -> None:
+def test_what_is_not_there_is_absent_also_below_a_file(files: Files) -> None:
     (files.root / "file").touch()
+    assert [files.state(path) for path in ("no", "no/such", "file/below")] == [ABSENT] * 3
+
+
+def test_a_link_to_nowhere_is_not_absent_because_somebody_put_it_there(files: Files) -> None:
     (files.root / "broken").symlink_to("nowhere")
-    assert [files.state(path) for path in ("no", "no/such", "file/below", "broken")] == [ABSENT] * 4
+    assert files.state("broken") == UNREADABLE
+
+
+def test_what_python_caches_and_editors_leave_behind_is_not_listed(files: Files) -> None:
+    before = files.state(".")
+    for name in ("x~", "#x#", ".x.swp", "x.orig", "x.rej", "x.bak"):
+        (files.root / name).touch()
+    (files.root / "__pycache__").mkdir()
+    assert Files(files.root).state(".") == before
+    assert files.names(".") == []
 
 
 def test_what_cannot_be_read_is_unreadable_and_reading_it_raises(files: Files) -> None:

@@ -1,33 +1,69 @@
-"""k3s-gate on trees of our own, with a curl of our own: no network, no root, no k3s."""
+"""k3s-gate on trees of our own, with a curl of our own: no network, no root, no k3s.
+
+Only what tells a living server from a dead one is tried with the real curl too, on this machine's own addresses.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+import ignition
+from conftest import need
+
 GATE = Path(__file__).parent.parent / "templates/files/k3s-gate.sh"
 MACHINE = "8f3c0b0e6a5d4c1f9e2b7a6d5c4b3a29"
 URLS = "https://192.0.2.12:6443 https://192.0.2.13:6443"
 LIVING = "https://192.0.2.13:6443"
+VIP = "https://192.0.2.10:6443"
+MARK = "var/lib/rancher/k3s/server/db/i12e-cluster"
 
-# Refuses options that the real one may not have, and answers for the URLs in the file `alive`.
+# Refuses options that the real one may not have, insists on those that matter, and answers for the URLs in the file
+# `alive`. Asked without TLS, it says how connecting went: as `tcp/ADDRESS:PORT` has it, else by `alive`.
 CURL = """#!/bin/sh
 while [ $# -gt 1 ]; do
     case $1 in
-    --silent | --fail | --insecure) shift ;;
-    --noproxy | --max-time) shift 2 ;;
+    --silent) shift ;;
+    --fail) fail=yes && shift ;;
+    --insecure) insecure=yes && shift ;;
+    --noproxy) noproxy=$2 && shift 2 ;;
+    --max-time) limit=$2 && shift 2 ;;
+    --output) output=$2 && shift 2 ;;
+    --write-out) format=$2 && shift 2 ;;
     *) echo "curl: unknown option $1" >&2 && exit 2 ;;
     esac
 done
+[ "$noproxy" = '*' ] && [ "$limit" -gt 0 ] || exit 2
 echo "$1" >>"$I12E_ROOT/asked"
-grep -qxF "${1%/cacerts}" "$I12E_ROOT/alive" || exit 7
-cat "$I12E_ROOT/answer"
+place=${1#*://}
+place=${place%/cacerts}
+case $1 in
+http://*)
+    [ "$format" = '%{time_connect}' ] && [ "$output" = /dev/null ] || exit 2
+    if [ -e "$I12E_ROOT/tcp/$place" ]; then
+        read -r status time <"$I12E_ROOT/tcp/$place"
+        printf %s "$time"
+        exit "$status"
+    fi
+    grep -qxF "https://$place" "$I12E_ROOT/alive" || { printf 0.000000 && exit 7; }
+    printf 0.000213
+    ;;
+*)
+    [ "$fail$insecure" = yesyes ] || exit 2
+    grep -qxF "https://$place" "$I12E_ROOT/alive" || exit 7
+    cat "$I12E_ROOT/answer"
+    ;;
+esac
 """
 
 # Kills the gate (its process group) at the I12E_CRASH_AT-th program that it runs.
@@ -58,16 +94,21 @@ class Host:
 
     def permit(self, **changes: str) -> None:
         said = {"permit": "1", "id": "0a1b2c3d", "action": "found", "cluster": "example", "host": "server-1"}
-        lines = [f"{key}={value}\n" for key, value in {**said, "machine-id": MACHINE, **changes}.items()]
+        said |= {"machine-id": MACHINE, "servers": ""}
+        lines = [f"{key}={value}\n" for key, value in {**said, **changes}.items()]
         self.write("var/lib/i12e/permit", "".join(lines))
 
     def alive(self, *urls: str) -> None:
         self.write("alive", "".join(f"{url}\n" for url in urls))
 
-    def start(self, **environ: str) -> subprocess.CompletedProcess[str]:
+    def connects(self, url: str, status: int, time: str = "0.000000") -> None:
+        """Have curl end with a status when it asks that server without TLS; it connected, if the time is not 0."""
+        self.write(f"tcp/{url.removeprefix('https://')}", f"{status} {time}\n")
+
+    def start(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.root / 'bin'}:{os.environ['PATH']}"
         return subprocess.run(
-            [self.shell, str(GATE)],
+            [self.shell, str(GATE), *arguments],
             env={"PATH": path, "I12E_ROOT": str(self.root), **environ},
             capture_output=True,
             text=True,
@@ -111,6 +152,25 @@ class Host:
     def left(self, name: str) -> bool:
         return (self.root / "var/lib/i12e" / name).exists()
 
+    def used(self) -> list[list[str]]:
+        """Return the lines of the list of used permits, by word."""
+        file = self.root / "var/lib/i12e/permits.used"
+        return [line.split(" ") for line in file.read_text().splitlines()] if file.exists() else []
+
+    def mark(self) -> str | None:
+        """Return whose data this is, as the mark says."""
+        file = self.root / MARK
+        return file.read_text() if file.exists() else None
+
+    def content(self) -> dict[str, object]:
+        """Return everything in the tree with its time, but what our curl writes there."""
+        places = (place for place in self.root.rglob("*") if place.name != "asked")
+        return {
+            str(place): (place.lstat().st_mtime_ns, place.lstat().st_mode, place.is_file() and place.read_bytes())
+            for place in places
+            if place != self.root
+        }
+
 
 @pytest.fixture(params=["sh", "bash"])
 def host(tmp_path: Path, request: pytest.FixtureRequest) -> Host:
@@ -131,7 +191,9 @@ def test_a_permit_founds_a_cluster_on_etcd(host: Host) -> None:
     host.permit()
     assert host.starts() == {"cluster-init": True}
     assert not host.left("permit")
-    assert host.left("permit.used")
+    ((name, action, when),) = host.used()
+    assert (name, action) == ("0a1b2c3d", "found")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", when)
 
 
 def test_a_permit_founds_a_cluster_on_sqlite_without_a_word_to_k3s(host: Host) -> None:
@@ -164,8 +226,77 @@ def test_a_used_permit_that_is_laid_again_is_refused(host: Host) -> None:
     assert "it was used before" in host.refuses()
 
 
+def test_no_later_permit_makes_an_earlier_one_good_again(host: Host) -> None:
+    host.configure(join_urls="")
+    for name in ("A", "B"):
+        host.permit(id=name)
+        host.starts()
+    for name in ("A", "B"):
+        host.permit(id=name)
+        assert "it was used before" in host.refuses()
+    assert [line[0] for line in host.used()] == ["A", "B"]
+
+
+@pytest.mark.parametrize("name", ["0a1b", "1b2c", "2c3d", "0a1b2c3d0", "found"])
+def test_an_id_that_is_a_part_of_a_used_line_is_another_one(host: Host, name: str) -> None:
+    host.permit()
+    host.starts()
+    host.permit(id=name)
+    assert host.starts() == {"cluster-init": True}
+
+
+def test_a_line_that_a_crash_cut_off_spoils_neither_itself_nor_the_next_one(host: Host) -> None:
+    host.configure(join_urls="")
+    host.write("var/lib/i12e/permits.used", "A found 2026-10-07T03:12:00Z\nB")
+    for name in ("B", "C"):
+        host.permit(id=name)
+        assert host.starts() == {"cluster-init": True}
+    for name in ("A", "B", "C"):
+        host.permit(id=name)
+        assert "it was used before" in host.refuses()
+
+
+def test_a_list_of_used_permits_that_cannot_be_read_refuses(host: Host) -> None:
+    host.configure(join_urls="")
+    host.permit()
+    place = host.root / "var/lib/i12e/permits.used"
+    place.symlink_to(host.write("elsewhere"))
+    assert "cannot be read" in host.refuses()
+    place.unlink()
+    host.write("var/lib/i12e/permits.used").chmod(0)
+    host.write("bin/cat", '#!/bin/sh\ncase $1 in *permits.used) exit 1 ;; esac\nexec /bin/cat "$@"\n').chmod(0o755)
+    assert "cannot be read" in host.refuses()
+    place.unlink()
+    place.mkdir()
+    assert "cannot be read" in host.refuses()
+    assert host.left("permit")
+
+
+def test_a_list_of_used_permits_that_cannot_be_written_refuses(host: Host) -> None:
+    host.permit()
+    # Between reading and writing it: it becomes a folder, which not even root can append to.
+    host.write("bin/curl", '#!/bin/sh\nmkdir -p "$I12E_ROOT/var/lib/i12e/permits.used"\nexit 7\n').chmod(0o755)
+    assert "permits.used cannot be written" in host.refuses()
+    assert host.left("permit")
+
+
+def test_a_permit_is_on_the_disk_as_used_before_it_is_removed_and_before_anything_is_founded(host: Host) -> None:
+    script = """#!/bin/sh
+cd "$I12E_ROOT/var/lib/i12e"
+for file; do case $file in *permits.used)
+    grep -q '^0a1b2c3d found ' "$file" && [ -e permit ] && [ ! -e "$I12E_ROOT/etc/rancher/k3s/config.yaml.d" ] || exit 1
+    echo "$*" >"$I12E_ROOT/synced" ;;
+esac; done
+"""
+    host.write("bin/sync", script).chmod(0o755)
+    host.permit()
+    host.starts()
+    folder = host.root / "var/lib/i12e"
+    assert (host.root / "synced").read_text().split() == [f"{folder}/permits.used", str(folder)]
+
+
 def test_no_crash_at_any_program_that_the_gate_runs_lets_a_permit_found_twice(tmp_path: Path) -> None:
-    names = ("cat", "sed", "tr", "grep", "mv", "rm", "mkdir", "sync", "head")
+    names = ("cat", "sed", "tr", "tail", "grep", "mv", "rm", "mkdir", "sync", "head", "date")
     real = next(Path(place) for place in ("/usr/bin", "/bin") if all((Path(place) / name).exists() for name in names))
     crashed = 0
     for step in range(1, 60):
@@ -181,7 +312,7 @@ def test_no_crash_at_any_program_that_the_gate_runs_lets_a_permit_found_twice(tm
         runs += [host.start(I12E_REAL=str(real)) for _ in range(3)]
         founded = [run for run in runs if run.returncode == 0]
         assert len(founded) <= 1, step
-        assert host.left("permit") is False, step
+        assert not host.left("permit") or [line[0] for line in host.used()] == ["0a1b2c3d"], step
         if runs[0].returncode == 0:
             break
     assert crashed > 10, "the crashes were none"
@@ -198,6 +329,12 @@ def test_no_crash_at_any_program_that_the_gate_runs_lets_a_permit_found_twice(tm
         ({"id": ""}, "it has no usable id"),
         ({"id": "a b"}, "it has no usable id"),
         ({"host": "server-1\nhost=server-2"}, "it is for the host"),
+        ({"servers": "\nservers="}, "it does not name the other servers"),
+        ({"servers": "192.0.2.12"}, "it does not name the other servers"),
+        ({"servers": "https://192.0.2.12:6443 /etc/*"}, "it does not name the other servers"),
+        ({"servers": "https://192.0.2.12:6443/*"}, "it does not name the other servers"),
+        ({"servers": "https://"}, "it does not name the other servers"),
+        ({"servers": "$(reboot)"}, "it does not name the other servers"),
     ],
 )
 def test_a_permit_that_does_not_fit_is_refused_and_stays_where_it_is(
@@ -207,7 +344,15 @@ def test_a_permit_that_does_not_fit_is_refused_and_stays_where_it_is(
     host.permit(**changes)
     assert why in host.refuses()
     assert host.left("permit")
-    assert not host.left("permit.used")
+    assert not host.left("permits.used")
+
+
+def test_a_permit_that_does_not_say_whether_there_are_other_servers_is_refused(host: Host) -> None:
+    host.permit()
+    permit = host.root / "var/lib/i12e/permit"
+    permit.write_text(permit.read_text().replace("servers=\n", ""))
+    assert "it does not name the other servers" in host.refuses()
+    assert host.left("permit")
 
 
 def test_a_machine_without_an_id_founds_nothing(host: Host) -> None:
@@ -229,8 +374,13 @@ def test_an_empty_permit_and_a_linked_one_are_refused(host: Host) -> None:
 
 def test_a_permit_that_cannot_be_used_up_founds_nothing(host: Host) -> None:
     host.permit()
-    host.write("bin/mv", "#!/bin/sh\nexit 1\n").chmod(0o755)
+    host.write("bin/sync", "#!/bin/sh\nexit 1\n").chmod(0o755)
     assert "could not be used up" in host.refuses()
+    (host.root / "bin/sync").unlink()
+    host.permit(id="another")
+    host.write("bin/rm", '#!/bin/sh\ncase $2 in */permit) exit 1 ;; esac\nexec /bin/rm "$@"\n').chmod(0o755)
+    assert "cannot be removed" in host.refuses()
+    assert "it was used before" in host.refuses()
 
 
 def test_a_permit_is_void_while_a_server_of_the_cluster_lives(host: Host) -> None:
@@ -238,6 +388,95 @@ def test_a_permit_is_void_while_a_server_of_the_cluster_lives(host: Host) -> Non
     host.alive(LIVING)
     assert host.starts() == {"server": LIVING}
     assert not host.left("permit")
+
+
+def test_a_permit_is_void_while_a_server_lives_that_only_the_permit_knows(host: Host) -> None:
+    host.configure(join_urls=VIP)
+    host.permit(servers=URLS)
+    host.alive(LIVING)  # and the VIP does not answer
+    said = host.refuses()
+    assert f"something answers at {LIVING}" in said
+    assert f"none answers of {VIP}" in said
+    assert not host.left("permit")
+
+
+def test_a_permit_asks_for_each_server_that_the_config_or_the_permit_knows(host: Host) -> None:
+    host.configure(join_urls=VIP)
+    host.permit(servers=f"{URLS} https://[2001:db8::14]:6443")
+    assert host.starts() == {"cluster-init": True}
+    asked = (host.root / "asked").read_text().split()
+    hosts = ("192.0.2.10", "192.0.2.12", "192.0.2.13", "[2001:db8::14]")
+    assert asked == [f"http://{name}:6443/cacerts" for name in hosts]
+
+
+@pytest.mark.parametrize("action", ["found", "convert"])
+@pytest.mark.parametrize("status", [1, 7, 22, 28, 35, 52, 56, 92])
+def test_whatever_takes_a_connection_lives_however_it_goes_on(host: Host, status: int, action: str) -> None:
+    if action == "convert":
+        host.has_sqlite()
+    host.permit(servers=URLS, action=action)
+    host.connects(LIVING, status, "0.000213")
+    assert f"something answers at {LIVING}" in host.refuses()
+    assert not host.left("permit")
+
+
+@pytest.mark.parametrize("status", [6, 7, 28, 35, 52, 56])
+def test_what_takes_no_connection_is_dead(host: Host, status: int) -> None:
+    host.permit()
+    host.connects(LIVING, status)
+    assert host.starts() == {"cluster-init": True}
+
+
+@pytest.mark.parametrize("action", ["found", "convert"])
+@pytest.mark.parametrize("status", [1, 2, 3, 27, 126, 127, 137])
+def test_while_it_cannot_be_told_whether_a_server_lives_a_permit_is_not_used(
+    host: Host, status: int, action: str
+) -> None:
+    if action == "convert":
+        host.has_sqlite()
+    host.permit(action=action)
+    host.connects(LIVING, status)
+    assert f"cannot be told of {LIVING} (curl: status {status})" in host.refuses()
+    assert host.left("permit")
+    assert host.used() == []
+    host.connects(LIVING, 7)
+    assert host.starts() == {"cluster-init": True}
+
+
+def test_without_any_curl_nothing_is_founded(host: Host) -> None:
+    host.permit()
+    (host.root / "bin/curl").unlink()
+    for name in ("cat", "sed", "tr", "tail", "grep", "mv", "rm", "mkdir", "sync", "head", "date", host.shell):
+        (host.root / "bin" / name).symlink_to(str(shutil.which(name)))
+    done = host.start(PATH=str(host.root / "bin"))
+    assert done.returncode == 1
+    assert "(curl: status 127)" in done.stdout
+    assert host.left("permit")
+
+
+@pytest.fixture
+def real(host: Host) -> Host:
+    """Give a host with the real curl."""
+    need(shutil.which("curl"), "curl (Debian: apt-get install curl)")
+    (host.root / "bin/curl").unlink()
+    return host
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Give a port that takes connections; nobody ever says anything on them."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+def test_the_real_curl_tells_a_server_that_hangs_from_a_dead_one(real: Host, listener: socket.socket) -> None:
+    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    real.configure(join_urls="")
+    real.permit(servers=url)
+    assert f"something answers at {url}" in real.refuses()
+    listener.close()
+    real.permit(servers=url)
+    assert real.starts() == {"cluster-init": True}
 
 
 # --- joining
@@ -303,7 +542,7 @@ def test_a_leftover_permit_is_removed_from_a_host_that_has_data(host: Host) -> N
     host.permit()
     assert "cluster-init" not in host.starts()
     assert not host.left("permit")
-    assert not host.left("permit.used")
+    assert not host.left("permits.used")
 
 
 def test_a_sqlite_server_starts_on_its_data(host: Host) -> None:
@@ -353,6 +592,16 @@ def test_a_conversion_that_stopped_half_way_is_not_taken_for_a_member(host: Host
     assert "did not finish" in host.refuses()
 
 
+@pytest.mark.parametrize("datastore", ["etcd", "sqlite"])
+def test_etcd_beside_sqlite_is_half_a_conversion_whatever_permits_were_used(host: Host, datastore: str) -> None:
+    host.configure(datastore=datastore)
+    host.has_sqlite()
+    host.has_etcd()
+    assert "did not finish" in host.refuses()
+    host.write("var/lib/i12e/permits.used", "C convert 2026-10-07T03:12:00Z\nF found 2026-10-08T03:12:00Z\n")
+    assert "did not finish" in host.refuses()
+
+
 def test_a_conversion_that_finished_is_a_member(host: Host) -> None:
     host.configure(join_urls="")
     host.has_sqlite()
@@ -364,6 +613,165 @@ def test_a_conversion_that_finished_is_a_member(host: Host) -> None:
     assert host.starts() == {}
 
 
+# --- whose data it is
+
+
+@pytest.mark.parametrize(
+    ("datastore", "data", "action"),
+    [("etcd", "", "found"), ("sqlite", "", "found"), ("etcd", "sqlite", "convert")],
+)
+def test_what_a_permit_makes_is_marked_as_the_clusters(host: Host, datastore: str, data: str, action: str) -> None:
+    host.configure(datastore=datastore)
+    if data:
+        host.has_sqlite()
+    host.permit(action=action)
+    host.starts()
+    assert host.mark() == "example\n"
+    if not data:  # folders as k3s would make them
+        modes = {
+            "var/lib/rancher/k3s": 0o755,
+            "var/lib/rancher/k3s/server": 0o700,
+            "var/lib/rancher/k3s/server/db": 0o700,
+        }
+        assert {path: (host.root / path).stat().st_mode & 0o777 for path in modes} == modes
+
+
+def test_a_server_that_joins_marks_what_it_is_given(host: Host) -> None:
+    host.write(MARK, "other\n")  # which had no data any more
+    host.alive(LIVING)
+    host.starts()
+    assert host.mark() == "example\n"
+
+
+@pytest.mark.parametrize("datastore", ["etcd", "sqlite"])
+def test_data_without_a_mark_is_taken_for_the_clusters_and_marked(host: Host, datastore: str) -> None:
+    host.configure(datastore=datastore, join_urls="")
+    if datastore == "etcd":
+        host.has_etcd()
+    else:
+        host.has_sqlite()
+    host.starts()
+    assert host.mark() == "example\n"
+    host.starts()
+
+
+@pytest.mark.parametrize("datastore", ["etcd", "sqlite"])
+@pytest.mark.parametrize("mark", ["other\n", "", "example-2\n", "exampl"])
+def test_data_of_another_cluster_is_neither_started_nor_converted(host: Host, datastore: str, mark: str) -> None:
+    if datastore == "etcd":
+        host.has_etcd()
+    else:
+        host.has_sqlite()
+    host.permit(action="convert")
+    host.alive(LIVING)
+    host.write(MARK, mark)
+    said = host.refuses()
+    assert f"marked as the cluster {mark.strip() or '(nothing that can be read)'}'s" in said
+    assert "doit os_deploy" in said
+    assert host.left("permit")
+    assert host.mark() == mark
+
+
+def test_a_mark_goes_with_the_data(host: Host) -> None:
+    host.configure(cluster="other", join_urls="")
+    host.has_etcd()
+    host.starts()
+    host.configure()
+    host.refuses()
+    shutil.rmtree(host.root / "var/lib/rancher/k3s/server/db")  # as k3s has one do before rejoining
+    host.alive(LIVING)
+    assert host.starts() == {"server": LIVING}
+
+
+@pytest.mark.parametrize("place", ["db/i12e-cluster.new", "server/db"])
+def test_what_cannot_be_marked_for_good_is_not_started(host: Host, place: str) -> None:
+    host.has_etcd()
+    host.write("bin/sync", f"#!/bin/sh\ncase $1 in */{place}) exit 1 ;; esac\n").chmod(0o755)
+    assert "i12e-cluster cannot be written" in host.refuses()
+
+
+def test_an_agent_has_no_data_to_mark(host: Host) -> None:
+    host.configure(role="agent")
+    host.alive(LIVING)
+    host.starts()
+    assert not (host.root / "var/lib/rancher").exists()
+
+
+# --- a dry run
+
+
+def scenario(host: Host, name: str) -> None:
+    """Given a fresh host, make of it one whose gate has something to change."""
+    host.write("etc/rancher/k3s/config.yaml.d/90-i12e.yaml", "{}\n")
+    host.permit(action="convert" if name == "convert" else "found")
+    if name in ("member", "manifests", "half"):
+        host.has_etcd()
+    if name in ("convert", "half"):
+        host.has_sqlite()
+    if name == "manifests":
+        host.write("etc/i12e/manifests", "i12e-kube-vip.yaml\n")
+        host.write("var/lib/rancher/k3s/server/manifests/i12e-old.yaml")
+    if name in ("void", "agent"):
+        host.alive(LIVING)
+    if name == "agent":
+        host.configure(role="agent")
+    if name == "wait":
+        host.permit(host="server-2")
+    if name == "hold":
+        host.write("var/lib/i12e/hold", "restore\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "expected"),
+    [
+        ("found", 0, "would use up the permit|k3s would start. By a permit, k3s founds .* cluster-init: true"),
+        ("convert", 0, "would use up the permit|k3s would start. By a permit, k3s converts .* cluster-init: true"),
+        ("member", 0, "would remove .*/permit: it is left over|k3s would start. .* server: "),
+        ("manifests", 0, "would remove .*/i12e-old.yaml"),
+        ("void", 0, f'would remove .*/permit: it is void|k3s would start. .* server: "{LIVING}"'),
+        ("agent", 0, "k3s would start. This agent joins"),
+        ("wait", 1, "the permit .* is refused: it is for the host server-2|k3s would not start: .* none answers of"),
+        ("half", 1, "k3s would not start: .* did not finish"),
+        ("hold", 1, "k3s would not start: it is held by .*: restore"),
+    ],
+)
+def test_a_dry_run_says_what_a_start_would_do_and_changes_nothing(
+    host: Host, name: str, status: int, expected: str
+) -> None:
+    scenario(host, name)
+    before = host.content()
+    done = host.start("--dry-run")
+    assert host.content() == before
+    assert done.returncode == status, done.stderr
+    for line in expected.split("|"):
+        assert re.search(f"^k3s-gate: dry run: {line}", done.stdout + done.stderr, re.MULTILINE), line
+    # And it is true.
+    assert host.start().returncode == status
+    assert host.content() != before
+
+
+@pytest.mark.parametrize("arguments", [("--dryrun",), ("",), ("start",), ("--dry-run", "x"), ("--dry-run", "")])
+def test_any_other_argument_is_told_and_nothing_is_done(host: Host, arguments: tuple[str, ...]) -> None:
+    scenario(host, "found")
+    before = host.content()
+    done = host.start(*arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "usage: k3s-gate [--dry-run]" in done.stderr
+    assert host.content() == before
+
+
+# --- the unit around it
+
+
+def test_systemd_asks_the_gate_again_for_ever_and_waits_for_the_disks_that_it_reads() -> None:
+    settings = ignition.unit((GATE.parent.parent / "units/k3s.conf").read_text())
+    assert ("Unit", "StartLimitIntervalSec", "0") in settings
+    assert ("Service", "RestartSec", "10s") in settings
+    assert ("Unit", "RequiresMountsFor", "/var/lib/i12e /var/lib/rancher/k3s") in settings
+    assert ("Unit", "ConditionPathExists", "!/var/lib/i12e/hold") in settings
+    assert ("Service", "ExecStartPre", "/bin/sh /opt/i12e/bin/k3s-gate") in settings
+
+
 # --- the hold, agents, manifests
 
 
@@ -372,6 +780,12 @@ def test_a_held_host_starts_nothing_and_keeps_its_permit(host: Host) -> None:
     host.permit()
     assert "restore of 2026-10-07" in host.refuses()
     assert host.left("permit")
+
+
+def test_a_hold_that_is_a_link_to_nothing_holds(host: Host) -> None:
+    host.has_etcd()
+    (host.root / "var/lib/i12e/hold").symlink_to("/nowhere")
+    assert "it is held" in host.refuses()
 
 
 def test_an_agent_joins_the_first_server_that_answers(host: Host) -> None:

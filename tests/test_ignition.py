@@ -625,6 +625,8 @@ def test_k3s_starts_only_past_the_gate_and_never_while_the_host_is_held(machine:
     assert ("Unit", "ConditionPathExists", "!/var/lib/i12e/hold") in settings
     assert ["/bin/sh", "/opt/i12e/bin/k3s-gate"] in ignition.commands(settings)
     assert ("Service", "ExecStartPre", "/bin/sh /opt/i12e/bin/k3s-gate") in settings
+    assert ("Unit", "StartLimitIntervalSec", "0") in settings
+    assert ("Unit", "RequiresMountsFor", "/var/lib/i12e /var/lib/rancher/k3s") in settings
 
 
 @on_every_host
@@ -644,7 +646,7 @@ def test_a_permit_makes_a_server_fresh_from_ignition_found_its_cluster(machine: 
     permit = tree.place("/var/lib/i12e/permit")
     permit.write_text(
         f"permit=1\nid=one\naction=found\ncluster={machine.host.cluster}\nhost={machine.host.name}\n"
-        "machine-id=0123456789abcdef0123456789abcdef\n"
+        "machine-id=0123456789abcdef0123456789abcdef\nservers=\n"
     )
     done = gate(tree, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -710,13 +712,13 @@ def test_core_lets_in_the_keys_of_the_cluster_and_keeps_them_to_itself(machine: 
 
 # --- updates
 
-# A server waits for the one before it: windows of one length, one after the other.
+# A server waits for the one before it: windows of one length, one after the other. Agents are spread behind them.
 WINDOWS = {
     "example/server-1": ("02:00", "1h"),
     "example/server-2": ("03:00", "1h"),
     "example/server-3": ("04:00", "1h"),
     "example/agent-1": ("02:00", "1h"),
-    "example/agent-2": ("02:00", "30m"),
+    "example/agent-2": ("03:30", "30m"),
     "example-three/server-1": ("Sun 23:30", "1h30m"),
     "example-three/server-2": ("Mon 01:00", "1h30m"),
     "example-three/server-3": ("Mon 02:30", "1h30m"),
@@ -745,7 +747,8 @@ def test_fedora_coreos_reboots_in_the_hosts_window_or_not_by_itself(machine: Mac
     if machine.host.env == "example-one":
         assert found == {"updates": {"enabled": False}}
         return
-    window = {"days": ["Sat", "Sun"], "start_time": "03:30", "length_minutes": 90}
+    start = "03:30"  # server-1 is the first, and agent-1 has the first window by its name
+    window = {"days": ["Sat", "Sun"], "start_time": start, "length_minutes": 90}
     assert found == {"updates": {"enabled": True, "strategy": "periodic", "periodic": {"window": [window]}}}
 
 

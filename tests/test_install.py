@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import ignition
 from conftest import need
 
 FILES = Path(__file__).parent.parent / "templates/files"
@@ -214,6 +215,13 @@ def test_with_selinux_nothing_is_installed_before_the_policy_is_there(host: Host
     calls = host.installs()
     assert any(call.startswith(f"restorecon -i {host.root}/usr/local/bin/k3s ") for call in calls)
     assert calls[-3:] == STARTED
+
+
+def test_systemd_tries_again_for_ever_with_a_pause() -> None:
+    settings = ignition.unit((FILES.parent / "units/k3s-install.service.j2").read_text())
+    assert ("Unit", "StartLimitIntervalSec", "0") in settings
+    assert ("Service", "Restart", "on-failure") in settings
+    assert ("Service", "RestartSec", "15") in settings
 
 
 # --- k3s-selinux

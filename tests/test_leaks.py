@@ -139,3 +139,21 @@ def test_no_process_shows_a_secret_in_proc_while_the_build_runs(small: Project) 
         watcher.join()
     assert any(b"sops" in line for line in seen)
     assert not any(PLANTED.encode() in line for line in seen)
+
+
+@pytest.mark.parametrize(
+    "exposing",
+    [
+        "storage: {files: [{path: /x, mode: 0644, contents: {inline: {{ secrets.cluster.server_token | quote }}}}]}",
+        "storage: {files: [{path: /etc/x, contents: {inline: {{ secrets.cluster.server_token | quote }}}}]}",
+        "systemd: {units: [{name: x.service, contents: {{ ('[Service]\\nEnvironment=T=' ~ T ~ '\\n') | quote }}}]}",
+    ],
+)
+def test_a_secret_in_what_everybody_on_the_host_may_read_is_refused(small: Project, exposing: str) -> None:
+    plant(small)
+    value = "{% set T = secrets.cluster.server_token.reveal() %}"
+    small.write("templates/butane/server.bu.j2", f"{value}variant: flatcar\nversion: 1.1.0\n{exposing}\n")
+    done = small.doit()
+    assert done.status == 1, done.out
+    assert "would hold a secret that everybody on the host may read" in done.err
+    assert PLANTED not in done.err

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i12e import model
-from i12e.errors import UserError
+from i12e import model, rules
 from i12e.paths import natural
 from i12e.settings import Cluster, Host, Settings
 
@@ -226,11 +225,20 @@ keep: [/etc/i12e/x]
 keep: [/srv/data/]
 => 3:8: keep[0]: "/srv/data/" is not a clean path (write /srv/data)
 
+keep: [/etc/rancher]
+=> 3:8: keep[0]: "/etc/rancher" cannot be kept: /etc/rancher/k3s in it comes from the config, a kept one would be the old one (name what you need below it)
+
+keep: ["/srv/a b"]
+=> 3:8: keep[0]: "/srv/a b" holds a space, which flatcar-reset cannot keep (letters, digits and . _ / @ : - only)
+
+keep: ["/srv/c++"]
+=> 3:8: keep[0]: "/srv/c++" holds a +, which flatcar-reset cannot keep (letters, digits and . _ / @ : - only)
+
 keep: [srv]
 => 3:8: keep[0]: "srv" is not an absolute path (write /srv)
 
 keep: ["/srv/it's"]
-=> 3:8: keep[0]: "/srv/it's" holds a ', which flatcar-reset cannot keep
+=> 3:8: keep[0]: "/srv/it's" holds a ', which flatcar-reset cannot keep (letters, digits and . _ / @ : - only)
 
 keep: [/var]
 => 3:8: keep[0]: "/var" is too much to keep: the old config would stay (name what you need below it)
@@ -279,6 +287,9 @@ k3s: {version: v1.35}
 
 k3s: {version: 1.35}
 => 3:16: k3s.version: 1.35 is not text (like v1.35.4+k3s1)
+
+k3s: {version: v1.36.0-rc1}
+=> 3:16: k3s.version: "v1.36.0-rc1" is not the full name of a k3s release (write v1.36.0-rc1+k3s1)
 
 k3s: {version: latest}
 => 3:16: k3s.version: "latest" is not a k3s release (like v1.35.4+k3s1)
@@ -354,6 +365,36 @@ k3s: {config: {kubelet-arg: {a: b}}}
 
 k3s: {config: [a]}
 => 3:15: k3s.config: is a list, not a mapping
+
+k3s: {config: {rootless: true}}
+=> 3:16: k3s.config.rootless: moves k3s's data away from where i12e looks for it (leave it out)
+
+k3s: {config: {data-dir: /srv/k3s, d: /srv/k3s}}
+=> 3:16: k3s.config.data-dir: is a setting that i12e renders itself (i12e needs k3s's own place)
+=> 3:36: k3s.config.d: is a setting that i12e renders itself (i12e needs k3s's own place)
+
+k3s: {config: {config: /srv/x, t: x, s: x}}
+=> 3:16: k3s.config.config: names another config.yaml, past the gate that holds k3s back (leave it out)
+=> 3:32: k3s.config.t: is a setting that i12e renders itself (tokens are secrets: secrets/ENV/cluster.yaml)
+=> 3:38: k3s.config.s: is a setting that i12e renders itself (hosts join by api.vip or another server's address)
+
+k3s: {config: {' cluster-init': true, 'debug ': true}}
+=> 3:16: k3s.config." cluster-init": has spaces around it (write cluster-init)
+=> 3:39: k3s.config."debug ": has spaces around it (write debug)
+
+k3s: {config: {'debug=true': x, '': x, debug++: x}}
+=> 3:16: k3s.config."debug=true": is not the name of a setting of k3s's (like kubelet-arg)
+=> 3:33: k3s.config."": is not the name of a setting of k3s's (like kubelet-arg)
+=> 3:40: k3s.config."debug++": is not the name of a setting of k3s's (like kubelet-arg)
+
+k3s: {config: {cluster-dns: 10.44.0.10}}
+=> 3:29: k3s.config.cluster-dns: is outside of network.service_cidr (10.43.0.0/16)
+
+k3s: {config: {cluster-dns+: '10.43.0.10,10.44.0.10'}}
+=> 3:30: k3s.config."cluster-dns+": is outside of network.service_cidr (10.43.0.0/16)
+
+k3s: {config: {cluster-dns: [10.43.0.10, here]}}
+=> 3:29: k3s.config.cluster-dns: is not an IP address (one of network.service_cidr)
 
 k3s: {config: {cluster-init: true}}
 => 3:16: k3s.config.cluster-init: is a setting that i12e renders itself (os_deploy and restore do that, never a config)
@@ -438,6 +479,12 @@ network: {cluster_cidr: 192.0.0.0/16}
 network: {hosts: [10.42.1.0/24]}
 => 2:13: addresses[0]: "192.0.2.11" is outside of network.hosts (10.42.1.0/24)
 => 3:18: network.cluster_cidr: "10.42.0.0/16" overlaps network.hosts (10.42.1.0/24)
+
+network: {cluster_cidr: 10.32.0.0/25}
+=> 3:25: network.cluster_cidr: "10.32.0.0/25" is too small for 1 host: each takes a /24 (a /24 or larger)
+
+network: {cluster_cidr: 0.0.0.0/7}
+=> 3:25: network.cluster_cidr: "0.0.0.0/7" is larger than a /8, which kube-controller-manager refuses (a /8 or smaller)
 
 network: {cluster_cidr: []}
 => 3:25: network.cluster_cidr: is an empty list (one at least)
@@ -566,6 +613,15 @@ addresses: [192.0.2.1/24]
 => 2:13: addresses[0]: "192.0.2.1/24" is not an IP address (leave the / and what follows out)
 
 role: server
+addresses: [169.254.1.1, 'fe80::1', 224.0.0.1, 0.0.0.0, 255.255.255.255, '::']
+=> 2:13: addresses[0]: "169.254.1.1" is no address that other hosts can reach
+=> 2:26: addresses[1]: "fe80::1" is no address that other hosts can reach
+=> 2:37: addresses[2]: "224.0.0.1" is no address that other hosts can reach
+=> 2:48: addresses[3]: "0.0.0.0" is no address that other hosts can reach
+=> 2:57: addresses[4]: "255.255.255.255" is no address that other hosts can reach
+=> 2:74: addresses[5]: "::" is no address that other hosts can reach
+
+role: server
 addresses: [127.0.0.1]
 => 2:13: addresses[0]: "127.0.0.1" is no address that other hosts can reach
 
@@ -640,6 +696,10 @@ GOOD = [
     "k3s: {snapshots: {schedule: 'CRON_TZ=UTC 5,35 0-6/2 ? JAN-mar MON'}}",
     "k3s: {config: {write-kubeconfig-mode: '0644', kubelet-arg: [max-pods=200], debug: true}}",
     "k3s: {version: v1.36.3+k3s1}\napi: {sans: ['*.example.com', 192.0.2.99]}",
+    "k3s: {version: v1.36.0-rc1+k3s1}",
+    "k3s: {config: {cluster-dns: '10.43.0.10', kubelet-arg+: [v=2], flag-of-next-year: 1}}",
+    "k3s: {config: {kube-controller-manager-arg: [node-cidr-mask-size=26]}}\nnetwork: {cluster_cidr: 10.32.0.0/25}",
+    "keep: [/etc/rancher/node, '/srv/a-b_c.d@e:f']",
     "network: {interface: bond0.100, backend: none}",
     "os: {update: {strategy: off, window: {length: 23h59m, days: [Sat]}}}",
     "os: {name: fcos, update: {window: {days: [Sat, Sun]}}}",
@@ -682,31 +742,6 @@ def test_a_host_can_do_without_what_the_cluster_has() -> None:
     assert fleet.cluster is not None
     assert fleet.cluster.api.vip is not None
     assert fleet.hosts["server-1"].api.vip is None
-
-
-def test_one_host_is_loaded_without_the_others() -> None:
-    seen: list[str] = []
-    read = reader({"cluster": CLUSTER, "agent-1": AGENT, "server-1": "role: sever"})
-
-    def counting(path: str) -> bytes:
-        seen.append(path)
-        return read(path)
-
-    host = model.load_host("hosts/test", "test", "agent-1", counting)
-    assert host == load(server_1=SERVER, agent_1=AGENT).hosts["agent-1"]
-    assert seen == ["hosts/test/cluster.yaml", "hosts/test/agent-1.yaml"]
-
-
-def test_one_hosts_problems_and_its_clusters_are_raised_together() -> None:
-    read = reader({"cluster": changed("name: test", "nam: test"), "agent-1": "role: agnt"})
-    with pytest.raises(UserError) as caught:
-        model.load_host("hosts/test", "test", "agent-1", read)
-    assert [problem.file for problem in caught.value.problems] == [
-        "hosts/test/agent-1.yaml",
-        "hosts/test/agent-1.yaml",
-        "hosts/test/cluster.yaml",
-        "hosts/test/cluster.yaml",
-    ]
 
 
 def test_a_host_cannot_be_changed() -> None:
@@ -852,6 +887,86 @@ def test_an_even_number_of_servers_is_warned_of() -> None:
     ]
 
 
+def test_a_vip_is_checked_against_the_networks_of_servers_and_not_of_an_agent_elsewhere() -> None:
+    vip = changed("  name: k8s", f"  vip: {VIP}\n  name: k8s") + "network: {hosts: 192.0.2.0/24}\n"
+    own = "network: {hosts: 198.51.100.0/24}\n"
+    assert problems(load(vip, server_1=SERVER, agent_1=AGENT.replace("192.0.2", "198.51.100") + own)) == []
+    assert problems(load(vip, server_1=SERVER.replace("192.0.2", "198.51.100") + own)) == [
+        'server-1.yaml:3:18: api.vip.address: "192.0.2.10" is outside of network.hosts (198.51.100.0/24)'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "net", "told"),
+    [
+        ("v1.34.9", "10.0.0.0/11", "is larger than a /12, which kube-apiserver of k3s v1.34.9+k3s1 refuses"),
+        ("v1.34.9", "10.0.0.0/12", ""),
+        ("v1.34.9", "2001:db8::/107", "is larger than a /108"),
+        ("v1.34.9", "2001:db8::/108", ""),
+        ("v1.35.4", "10.0.0.0/11", ""),
+        ("v1.35.4", "2001:db8::/63", "is larger than a /64"),
+        ("v1.35.4", "2001:db8::/64", ""),
+    ],
+)
+def test_the_services_network_is_not_larger_than_the_api_server_takes(version: str, net: str, told: str) -> None:
+    pods, host = ("2001:db8:42::/56", "2001:db8:1::b") if ":" in net else ("10.42.0.0/16", "192.0.2.11")
+    cluster = changed("v1.35.4", version) + f'network: {{cluster_cidr: "{pods}", service_cidr: "{net}"}}\n'
+    found = problems(load(cluster, server_1=f'role: server\naddresses: ["{host}"]\n'))
+    assert [told in line for line in found] == ([True] if told else [])
+
+
+def test_the_pods_network_has_a_part_for_each_host() -> None:
+    hosts = {f"server_{n}": SERVER.replace("11", str(n)) for n in (1, 2, 3)}
+    small = CLUSTER + "network: {cluster_cidr: 10.42.0.0/23}\n"
+    assert problems(load(small, server_1=SERVER, agent_1=AGENT)) == []
+    assert problems(load(small, **hosts)) == [
+        (
+            'cluster.yaml:7:25: network.cluster_cidr: "10.42.0.0/23" is too small for 3 hosts: '
+            "each takes a /24 (a /22 or larger)"
+        )
+    ]
+    assert problems(load(small.replace("{cl", "{backend: none, cl"), **hosts)) == []
+    parts = changed("  version", "  config: {kube-controller-manager-arg: [node-cidr-mask-size-ipv4=26]}\n  version")
+    assert problems(load(parts + "network: {cluster_cidr: 10.42.0.0/23}\n", **hosts)) == []
+    dual = CLUSTER + DUAL.replace("/56", "/63").replace("/16", "/20", 1)
+    both = {name: f'role: server\naddresses: [192.0.2.{n}, "2001:db8::{n}"]\n' for n, name in enumerate(hosts, 1)}
+    assert [line.partition(" (")[0] for line in problems(load(dual, **both))] == [
+        'cluster.yaml:8:32: network.cluster_cidr[1]: "2001:db8:42::/63" is too small for 3 hosts: each takes a /64'
+    ]
+
+
+def test_an_agent_has_of_the_clusters_settings_what_agents_know() -> None:
+    more = "  config: {kubelet-arg: [v=2], kubelet-arg+: [x=1], etcd-arg: [a=b], tls-san-security: true, of-later: 1}\n"
+    cluster = changed("  version", more + "  version")
+    own = "k3s: {config: {of-later: 2, debug: true}}\n"
+    fleet = load(cluster, server_1=SERVER, agent_1=AGENT, agent_2=AGENT.replace("21", "22") + own)
+    assert problems(fleet) == []
+    assert list(fleet.hosts["server-1"].k3s.config) == [
+        *("kubelet-arg", "kubelet-arg+", "etcd-arg", "tls-san-security", "of-later")
+    ]
+    assert list(fleet.hosts["agent-1"].k3s.config) == ["kubelet-arg", "kubelet-arg+"]
+    assert fleet.hosts["agent-2"].k3s.config == {
+        "kubelet-arg": ["v=2"],
+        "kubelet-arg+": ["x=1"],
+        "of-later": 2,
+        "debug": True,
+    }
+
+
+@pytest.mark.parametrize("key", ["etcd-arg", "kube-apiserver-arg+", "write-kubeconfig-mode", "cluster-dns"])
+def test_a_setting_of_servers_is_refused_in_an_agents_file(key: str) -> None:
+    own = f"k3s: {{config: {{{key}: x}}}}\n"
+    shown = f'"{key}"' if key.endswith("+") else key
+    assert problems(load(server_1=SERVER, agent_1=AGENT + own))[0] == (
+        f"agent-1.yaml:3:16: k3s.config.{shown}: is a setting of servers only, "
+        "with it k3s does not start on an agent (leave it out)"
+    )
+
+
+def test_no_flag_is_of_servers_alone_and_of_agents() -> None:
+    assert not rules.AGENT_FLAGS & rules.SERVER_FLAGS
+
+
 def test_sqlite_is_for_one_server_without_vip_and_snapshots() -> None:
     sqlite = "  datastore: sqlite\n  snapshots: {retention: 3}\n  version"
     cluster = changed("  version", sqlite).replace("  name: k8s", f"  vip: {VIP}\n  name: k8s")
@@ -880,6 +995,46 @@ def test_settings_that_k3s_needs_equal_are_equal_on_all_servers() -> None:
         "server-3.yaml:3:62: k3s.config.flannel-ipv6-masq: is true here and not set on server-1, " + end,
         "server-3.yaml:3:78: k3s.disable: is servicelb here and not set on server-1, " + end,
     ]
+
+
+# https://docs.k3s.io/cli/server, "Critical Configuration Values", but for those that i12e renders
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("cluster-dns", "cluster-domain", "disable-cloud-controller", "disable-helm-controller"),
+        *("disable-network-policy", "egress-selector-mode", "embedded-registry"),
+        *("flannel-external-ip", "flannel-ipv6-masq"),
+    ],
+)
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_each_critical_setting_of_k3s_is_equal_on_all_servers(key: str, plus: str) -> None:
+    own = f"k3s: {{config: {{{key}{plus}: 10.43.0.11}}}}\n"
+    told = problems(load(server_1=SERVER, server_2=SERVER.replace("11", "12") + own))
+    rule = "is 10.43.0.11 here and not set on server-1, it must be equal on all servers (say it in cluster.yaml)"
+    assert [line.partition(": ")[2] for line in told] == [f"k3s.config.{key}: {rule}"]
+    assert len(rules._CRITICAL) == 9
+
+
+def test_no_agent_is_more_than_three_minors_older_than_a_server() -> None:
+    server = SERVER + "k3s: {version: v1.36.0-rc2+k3s1}\n"
+    old = load(server_1=server, agent_1=AGENT + "k3s: {version: v1.32.9+k3s1}\n")
+    assert problems(old) == [
+        (
+            'agent-1.yaml:3:16: k3s.version: "v1.32.9+k3s1" is more than 3 minors older than server-1\'s '
+            "v1.36.0-rc2+k3s1: its kubelet may not be (upgrade the agents before the servers go on)"
+        )
+    ]
+    three = load(server_1=server, agent_1=AGENT + "k3s: {version: v1.33.9+k3s1}\n")
+    assert problems(three) == []
+    assert "agent-1.yaml:3:16: k3s.version" in warnings(three)[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "has"),
+    [("v1.33.0-rc1", False), ("v1.33.0", True), ("v1.33.1-rc1", True), ("v1.34.0-rc1", True), ("v1.32.4-rc9", False)],
+)
+def test_a_release_candidate_comes_before_its_release(version: str, has: bool) -> None:
+    assert rules.has(f"{version}+k3s1", rules.SECRETBOX) is has
 
 
 def test_no_agent_is_newer_than_a_server() -> None:

@@ -158,3 +158,81 @@ def test_a_full_disk_is_one_clear_line(small: Project, monkeypatch: pytest.Monke
     assert done.status == 1
     assert "No space left on device" in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_override_that_cannot_be_read_is_told_and_not_passed_over_for_ours(small: Project) -> None:
+    small.doit()
+    before = small.outputs()
+    (small.root / "templates/local/files").mkdir(parents=True)
+    (small.root / "templates/local/files/hostname").symlink_to("nowhere")
+    done = small.doit()
+    assert done.status == 1
+    assert "templates/local/files/hostname: cannot be read: No such file or directory" in done.err
+    assert small.outputs() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{{ embed('files/hostname') }}", "files/hostname embeds itself: "),
+        ("{% include 'files/hostname' %}", "includes itself, directly or by others"),
+        ("{{ embed('files/other') }}", "files/hostname -> files/other -> files/hostname"),
+    ],
+)
+def test_a_template_that_loads_itself_ends_and_is_told(small: Project, text: str, told: str) -> None:
+    small.write("templates/files/other", "{{ embed('files/hostname') }}")
+    small.write("templates/files/hostname", text)
+    done = small.doit()
+    assert done.status == 1
+    assert told in done.err
+    assert "templates/files/" in done.err
+    assert len(done.err) < 4000
+
+
+def test_a_secret_file_that_is_missing_is_told_once_for_each_template_that_asks(small: Project) -> None:
+    (small.root / "secrets/example/cluster.yaml").unlink()
+    done = small.doit()
+    assert done.err.count("secrets/example/cluster.yaml: there is no such secret file") == 2
+
+
+@pytest.mark.parametrize("place", ["build", "build/example", "build/example/hosts/agent-1/config.ign"])
+def test_something_else_in_the_place_of_an_output_is_one_line(small: Project, place: str) -> None:
+    path = small.root / place
+    if place.endswith(".ign"):
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    done = small.doit()
+    assert done.status == 1
+    assert "Traceback" not in done.err
+    assert place in done.err
+
+
+def test_an_input_that_changes_while_a_run_is_at_work_is_no_crash(
+    small: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from i12e import build
+
+    small.doit()
+    small.write("hosts/example/agent-1.yaml", "role: agent\naddresses: [192.0.2.21]\nlabels: {a: b}\n")
+    plain = build.Build.prepare
+
+    def edited_meanwhile(self: build.Build) -> None:
+        for host in self.request.wanted:
+            self.is_current(host)  # all have been looked at
+        small.write("templates/files/hostname", "{{ host.name }} new\n")
+        plain(self)
+
+    monkeypatch.setattr(build.Build, "prepare", edited_meanwhile)
+    assert small.doit().status == 0
+    monkeypatch.undo()
+    assert small.doit().status == 0
+    assert not small.doit().lines
+
+
+def test_a_stray_file_among_the_outputs_is_left_alone(small: Project) -> None:
+    small.doit()
+    small.write("build/example/hosts/note.txt", "mine")
+    assert not small.doit().lines
+    assert (small.root / "build/example/hosts/note.txt").exists()

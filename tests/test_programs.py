@@ -31,9 +31,10 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
 
 @pytest.fixture
 def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The pinned sops, beside a Python of its own."""
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
-    return script(tmp_path / "venv/bin/sops", "#!/bin/sh\nexit 9\n")
+    """The pinned sops, of a wheel of its own."""
+    path = script(tmp_path / "venv/bin/sops", "#!/bin/sh\nexit 9\n")
+    monkeypatch.setattr(programs, "_pinned", lambda: str(path) if path.exists() else None)
+    return path
 
 
 def script(path: Path, text: str) -> Path:
@@ -80,10 +81,17 @@ def test_a_file_that_is_no_program_is_passed_over(on_path: Script, pinned: Path)
     assert programs.sops() == str(pinned)
 
 
-def test_the_pinned_sops_is_not_asked_for_its_version(pinned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(pinned.parent))
+def test_the_pinned_sops_is_not_asked_for_its_version(
+    on_path: Script, pinned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(programs, "_version", lambda program: pytest.fail("asked"))
     assert programs.sops() == str(pinned)
+
+
+def test_the_pinned_sops_is_the_program_itself_which_a_moved_checkout_still_finds() -> None:
+    pinned = programs._pinned()
+    assert pinned is not None
+    assert Path(pinned).read_bytes()[:2] != b"#!"
 
 
 @pytest.mark.parametrize("there", [None, "sops 3.7.3"])
@@ -91,7 +99,7 @@ def test_no_usable_sops_at_all_is_told_with_what_to_do(on_path: Script, pinned: 
     pinned.unlink()
     if there:
         on_path(version(there))
-    with pytest.raises(Missing, match=r"^sops: not found; it comes with i12e's packages: run \./doit once$"):
+    with pytest.raises(Missing, match=r"^sops: not found, .*: rm -r \.venv, then \./doit makes it anew$"):
         programs.sops()
 
 

@@ -22,8 +22,8 @@ from conftest import ROOT, Project
 from i12e import programs
 from i12e.errors import Problem, UserError
 from i12e.files import Files
-from i12e.hosts import join_urls, length_minutes, position, reboot_window
-from i12e.model import Host, load_host
+from i12e.hosts import join_urls, position, reboot_window
+from i12e.model import Host, load_fleet
 from i12e.paths import Paths
 from i12e.render import Renderer, digest, merge_problems
 from i12e.secrets import Secret, Vault
@@ -74,7 +74,7 @@ def host_of(project: Project, more: str = "", cluster: str = "", name: str = "se
     project.write(f"hosts/example/{name}.yaml", f"role: {role}\naddresses: [192.0.2.11]\n{more}")
     if cluster:
         project.write("hosts/example/cluster.yaml", cluster)
-    return load_host("hosts/example", "example", name, Files(project.root).read)
+    return load_fleet("hosts/example", "example", [name], Files(project.root).read).hosts[name]
 
 
 CLUSTER = """\
@@ -172,9 +172,24 @@ def test_servers_reboot_one_after_another_over_midnight_into_the_next_day(
     assert window(small, name, settings) == expected
 
 
-def test_agents_are_not_staggered_and_do_not_depend_on_the_servers(small: Project) -> None:
-    host = host_of(small, name="agent-1", role="agent")
-    assert reboot_window(host, lambda: pytest.fail("the servers are no input then"))["start"] == "02:00"
+def test_agents_are_spread_over_four_windows_and_depend_on_no_other_host(small: Project) -> None:
+    starts = []
+    for number in range(1, 31):
+        host = host_of(small, name=f"agent-{number}", role="agent")
+        starts.append(reboot_window(host, lambda: pytest.fail("the servers are no input then"))["start"])
+    assert set(starts) == {"02:00", "03:00", "04:00", "05:00"}
+    assert starts[:4] == ["02:00", "05:00", "04:00", "03:00"]  # for ever: a new hash would move every agent's window
+
+
+@pytest.mark.parametrize(("length", "slots"), [("3h", 4), ("12h", 2), ("23h", 1)])
+def test_agents_share_what_windows_a_day_has(small: Project, length: str, slots: int) -> None:
+    starts = {window(small, f"a{n}", f'start: "02:00", length: {length}', role="agent")[0] for n in range(40)}
+    assert len(starts) == slots
+
+
+def test_an_agents_window_without_stagger_stays_where_it_is(small: Project) -> None:
+    same = window(small, "agent-1", 'start: "20:00", length: 1h, days: [Sun], stagger: false', role="agent")
+    assert same == ("20:00", "1h", ["Sun"])
 
 
 def test_no_two_servers_windows_overlap_while_all_fit_into_a_day(small: Project) -> None:
@@ -186,8 +201,9 @@ def test_no_two_servers_windows_overlap_while_all_fit_into_a_day(small: Project)
 
 
 @pytest.mark.parametrize(("length", "minutes"), [("30m", 30), ("1h", 60), ("1h30m", 90), ("90m", 90), ("23h59m", 1439)])
-def test_a_length_is_read_in_minutes(length: str, minutes: int) -> None:
-    assert length_minutes(length) == minutes
+def test_a_length_is_given_in_minutes_too(small: Project, length: str, minutes: int) -> None:
+    host = host_of(small, f"os: {{update: {{window: {{length: {length}}}}}}}\n")
+    assert reboot_window(host, lambda: SERVERS)["minutes"] == minutes
 
 
 def config_of(source: str, compression: str | None = None, path: str = "/a") -> dict[str, Any]:
@@ -322,10 +338,12 @@ def _open_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all tests here share what sops said of the same file: it is the same file each time."""
     run = programs.run
 
-    def remembered(program: str, *arguments: str, environ: Mapping[str, str] | None = None) -> programs.Done:
-        content = Path(arguments[-1]).read_bytes()
+    def remembered(
+        program: str, *arguments: str, environ: Mapping[str, str] | None = None, stdin: str | None = None
+    ) -> programs.Done:
+        content = (stdin or "").encode()
         if content not in _opened:
-            _opened[content] = run(program, *arguments, environ=environ)
+            _opened[content] = run(program, *arguments, environ=environ, stdin=stdin)
         return _opened[content]
 
     monkeypatch.setattr(programs, "run", remembered)
@@ -451,7 +469,7 @@ def test_embedding_a_template_that_outputs_a_secret_gives_its_value(small: Proje
         ("{% if host.nmae %}{% endif %}", "1: host has no nmae (did you mean name?)"),
         ("{% for x in host.tiants %}{% endfor %}", "1: host has no tiants (did you mean taints?)"),
         ("{{ reboot_window().strat }}", "1: a dict has no strat (did you mean start?)"),
-        ("{{ reboot_window().zzz }}", "1: a dict has no zzz (it has days, length, start)"),
+        ("{{ reboot_window().zzz }}", "1: a dict has no zzz (it has days, length, minutes, start)"),
         ("{{ host.addresses[7] }}", "1: a tuple has no 7"),
         ("{{ host.name.zzz }}", "1: a str has no zzz"),
         ("{{ secrets.cluster.server_tokne }}", "1: secrets.cluster has no server_tokne (did you mean server_token?)"),
@@ -573,10 +591,10 @@ def test_the_output_is_the_same_in_every_locale_and_with_every_hash_seed(small: 
     host_of(small)
     code = (
         "import hashlib, sys; from pathlib import Path\n"
-        "from i12e.files import Files; from i12e.model import load_host; from i12e.paths import Paths\n"
+        "from i12e.files import Files; from i12e.model import load_fleet; from i12e.paths import Paths\n"
         "from i12e.render import Renderer; from i12e.secrets import Vault\n"
         "root = Path(sys.argv[1]); files = Files(root); paths = Paths(root, 'example')\n"
-        "host = load_host('hosts/example', 'example', 'server-1', files.read)\n"
+        "host = load_fleet('hosts/example', 'example', ['server-1'], files.read).hosts['server-1']\n"
         "print(hashlib.sha256(Renderer(paths, files, Vault(paths, files), list).render(host).config).hexdigest())\n"
     )
     environ = {

@@ -2,6 +2,10 @@
 
 import sys
 
-from i12e.engine import main
+try:
+    from i12e.engine import main
 
-sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+except KeyboardInterrupt:  # while the packages are still being imported
+    status = 130
+sys.exit(status)

@@ -150,25 +150,15 @@ class Build:
     def prepare(self) -> None:
         """Render all wanted hosts that are out of date into memory; raise UserError with all problems of all."""
         stale = [host for host in self.request.wanted if self.request.always or not self.is_current(host)]
-        if not stale:
-            return
-        hosts = self._models(stale)
-        met: list[tuple[str, Problem]] = []
-        for host in self.request.progress(stale, "rendering"):
-            try:
-                self._render(hosts[host])
-            except UserError as error:
-                met.extend((host, problem) for problem in error.problems)
-        if met:
-            raise UserError([*_merge(met), *self._vault_problems()])
-        for set_id, inputs in {_set_id(shared): shared for shared in map(_shared, self._inputs())}.items():
-            self.digest_inputs(set_id, inputs)
-            self.request.save_set(set_id, inputs)
+        if stale:
+            self._render_all(stale)
 
     def place(self, host: str) -> list[str]:
         """Given a host, put its rendered config into its place and return the task's inputs."""
-        start, size, inputs = self._rendered[host]
         with self.mutex:
+            if host not in self._rendered:  # an input was edited after prepare() had found it as it was
+                self._render_all([host])
+            start, size, inputs = self._rendered[host]
             spool = self._spool_file()
             spool.seek(start)
             if not self.files.write(self.paths.config(host), spool.read(size)):
@@ -179,7 +169,7 @@ class Build:
         """Remove outputs and state of hosts that are no more, and the digests of sets that no host uses."""
         known = set(self.hosts)
         folder = self.paths.root / self.paths.build / "hosts"
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
         records = {name.partition(":")[2] for name in self.state.tasks() if name.startswith("render:")}
         for host in sorted((there | records) - known, key=places.natural):
             self.clean(host)
@@ -230,6 +220,20 @@ class Build:
                 raise UserError(fleet.problems)
             return fleet.hosts
         return self._fleet.hosts
+
+    def _render_all(self, names: Sequence[str]) -> None:
+        hosts = self._models(names)
+        met: list[tuple[str, Problem]] = []
+        for name in self.request.progress(names, "rendering"):
+            try:
+                self._render(hosts[name])
+            except UserError as error:
+                met.extend((name, problem) for problem in error.problems)
+        if met:
+            raise UserError([*_merge(met), *self._vault_problems()])
+        for set_id, inputs in {_set_id(shared): shared for shared in map(_shared, self._inputs())}.items():
+            self.digest_inputs(set_id, inputs)
+            self.request.save_set(set_id, inputs)
 
     def _render(self, host: Host) -> None:
         rendered = self._rendering().render(host)

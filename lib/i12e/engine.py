@@ -57,6 +57,7 @@ PLUGINS = {
         "clean": "i12e.engine:Clean",
         "ignore": "i12e.engine:NotOffered",
         "strace": "i12e.engine:NotOffered",
+        "tabcompletion": "i12e.engine:NotOffered",
         "dumpdb": "i12e.engine:NotOffered",
         "reset-dep": "i12e.engine:NotOffered",
     },
@@ -70,7 +71,11 @@ def main(args: list[str]) -> int:
     longer to read than all hosts take to be looked at.
     """
     DoitMain.BIN_NAME = "doit"
+    if sys.stdout is None or sys.stderr is None:
+        return FAILED  # closed before we were started: there is nobody to tell
     for word in args:
+        if not word:
+            return _usage("an argument is empty: an unset variable?")
         if "=" in word and not word.startswith("-"):  # doit would take it for a variable, and say nothing
             return _usage(f"{word}: there is no such task (./doit list shows them; options begin with --)")
     return int(DoitMain(None, (), PLUGINS).run(args))
@@ -101,7 +106,10 @@ def configure(root: Path, default_tasks: Sequence[str]) -> TaskDict:
     }
 
 
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR),  # of build/: something else stands where a file or folder belongs
+)
 
 
 def step(action: Callable[..., Any]) -> Callable[..., Any]:
@@ -266,6 +274,7 @@ class Reporter:
         self._asides: list[str] = []
         self.current = 0
         self._finished = False
+        self._interrupted = False
 
     def initialize(self, tasks: Any, selected: Any) -> None:
         """Called by doit before the first task."""
@@ -335,6 +344,7 @@ class Reporter:
         if self._finished:
             return
         self._finished = True
+        self._interrupted = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
         if self.build.state.damaged:
             self._aside(f"{self.build.paths.state} was damaged and has been made anew: it is only a cache")
         for text in self.build.warnings() if not self._problems else ():
@@ -371,6 +381,8 @@ class Reporter:
         if self._problems:
             before = f"{done} done before that" if done else "nothing was written"
             return f"{env}: {screen.count(len(self._problems), 'problem')}, {before} ({seconds})"
+        if self._interrupted:
+            return f"{env}: interrupted, {', '.join(filter(None, parts)) or 'nothing was written'} ({seconds})"
         if not done and not removed:
             parts = ["nothing to do"]
         parts.append(f"{screen.count(self.current, 'host')} up to date" if self.current else "")
@@ -381,6 +393,7 @@ class Reporter:
             "environment": self.build.paths.env,
             "results": self._results,
             "up_to_date": self.current,
+            "interrupted": self._interrupted,
             "problems": [dataclasses.asdict(problem) for problem in self._problems],
             "warnings": self._asides,
             "seconds": round(time.monotonic() - self._start, 3),
@@ -425,44 +438,51 @@ _FIXED = ("reporter", "outfile", "par_type", "auto_delayed_regex", "single")
 class _Command(DoitCmdBase):
     """What our commands share: user's mistakes without a traceback, the lock, names that are checked."""
 
+    # doit's own database and checker are not for choosing: the names stay, the options go.
+    base_options = tuple({**option, "long": "", "short": ""} for option in DoitCmdBase.base_options)
     sel_tasks: Any
     task_list: list[Task]
+    as_json = False
 
     def parse_execute(self, in_args: list[str]) -> int:
         """Given the arguments, run the command; return its exit status."""
         try:
             return int(super().parse_execute(in_args))
         except CmdParseError as error:
-            return self._tell(error)
+            return self._explain(error)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the command; return its exit status."""
         try:
             return int(super().execute(params, args) or 0)
         except KeyboardInterrupt:
-            _complain("interrupted: what was done is kept, the same command goes on from there")
+            _say("interrupted: what was done is kept, the same command goes on from there")
             return INTERRUPTED
         except Exception as error:  # noqa: BLE001  # a bug of ours too is told here, with all of it
-            return self._tell(error)
+            return self._explain(error)
 
-    def _tell(self, error: Exception) -> int:
+    def tell(self, problems: Sequence[Problem | str], status: int) -> int:
+        """Given what stopped the command and its exit status, tell it; return the status."""
+        _say(*problems)
+        return status
+
+    def _explain(self, error: Exception) -> int:
         match error:
             case UserError():
-                return _complain(*error.problems)
+                return self.tell(error.problems, FAILED)
             case lock.Held():
-                return _complain(f"{error} (--wait TIME waits for it)")
+                return self.tell([f"{error} (--wait TIME waits for it)"], FAILED)
             case CmdParseError():
                 said = str(error).partition(" (parsing options")[0].removeprefix("Error parsing Task: ")
-                return _usage(f"{said}: ./doit help {self.name} and ./doit help TASK show the options")
+                return self.tell([f"{said}: ./doit help {self.name} and ./doit help TASK show the options"], USAGE)
             case InvalidCommand():
-                return _usage(self._unknown(error.not_found) if error.not_found else str(error))
+                return self.tell([self._unknown(error.not_found) if error.not_found else str(error)], USAGE)
             case InvalidDodoFile():
-                return _usage(str(error))
+                return self.tell([str(error)], USAGE)
         told = _of_the_machine(error)
-        if told is not None:
-            return _complain(told)
-        traceback.print_exception(error)
-        return FAILED
+        if told is None:
+            traceback.print_exception(error)
+        return self.tell([told or ""], FAILED)
 
     @property
     def build(self) -> Build:
@@ -485,7 +505,7 @@ class _Command(DoitCmdBase):
     def _unknown(self, name: str) -> str:
         known = [task.name for task in getattr(self, "task_list", ()) if not task.name.startswith("_")]
         words = [*known, *(command.get_name() for command in DoitMain.DOIT_CMDS)]
-        hint = did_you_mean(name, words) or next(
+        hint = did_you_mean(name, words, alike=0.75) or next(
             (f"did you mean {task}?" for task in known if task.endswith(f":{name}")), ""
         )
         return f"{name}: there is no such task ({hint or './doit list shows them'})"
@@ -504,7 +524,19 @@ class Run(_Command, DoitRun):
     def parse_execute(self, in_args: list[str]) -> int:
         """Given the arguments, run: --json and --wait stand before or behind the tasks."""
         first, rest = _gather(in_args)
+        self.as_json = "--json" in first
         return int(super().parse_execute([*first, *rest]))
+
+    def tell(self, problems: Sequence[Problem | str], status: int) -> int:
+        """Given problems of a run that did not begin and its exit status, tell them, by --json as a document."""
+        if self.as_json:
+            told = [problem if isinstance(problem, Problem) else _nowhere(problem) for problem in problems]
+            print(
+                json.dumps(
+                    {"results": [], "problems": [dataclasses.asdict(p) for p in told], "status": status}, indent=2
+                )
+            )
+        return super().tell(problems, status)
 
     def _execute(
         self, verbosity: Any, always: bool, continue_: bool, num_process: int,
@@ -735,14 +767,13 @@ def _of_the_machine(error: Exception) -> str | None:
     if isinstance(error, sqlite3.Error):
         return f"the state of the build: {error} (is there room, and may you write to build/?)"
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        return f"{error.filename}: {error.strerror} (whose is it? mend that and run the same again)"
+        return f"{error.filename or 'the output'}: {error.strerror} (whose is it? mend that and run the same again)"
     return None
 
 
-def _complain(*problems: Problem | str) -> int:
+def _say(*problems: Problem | str) -> None:
     for problem in filter(str, problems):
         print(problem, file=sys.stderr)
-    return FAILED
 
 
 def _usage(message: str) -> int:

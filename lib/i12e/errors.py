@@ -48,9 +48,12 @@ def ordered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(set(problems), key=Problem.sort_key))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Given a misspelt word and the words that exist, return "did you mean X?" or an empty string."""
+def did_you_mean(word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Given a misspelt word and the words that exist, return "did you mean X?" or an empty string.
+
+    `alike` is from 0 to 1, how much they have to have in common.
+    """
     import difflib  # only needed where something is wrong
 
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f"did you mean {close[0]}?" if close else ""

@@ -18,10 +18,13 @@ from urllib.parse import urlsplit
 
 from i12e.errors import did_you_mean
 
-RESERVED = frozenset({"example", "lab", "helm", "local", "default"})
-"""Names that no environment and no host may have: they are names of ours (design.md)."""
+RESERVED = frozenset({"example", "lab", "helm", "local", "default", "files", "butane", "cluster"})
+"""Names that no environment and no host may have: they are names of ours (design.md; decisions/0004)."""
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+FINAL = 10_000
+"""What stands for the number of a release candidate where it is none: it sorts behind all of them."""
 
 # k3s pkg/cli/cmds/const_linux.go: DisableItems
 COMPONENTS = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server", "runtimes")
@@ -29,8 +32,8 @@ COMPONENTS = ("coredns", "servicelb", "traefik", "local-storage", "metrics-serve
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
 _INTERFACE = re.compile(r"[^\s/:]{1,15}\Z")
-_K3S = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})\+k3s(\d{1,4})\Z", re.ASCII)
-_LOOSE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-+]k3s(\d+))?\Z", re.ASCII)
+_K3S = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?\+k3s(\d{1,4})\Z", re.ASCII)
+_LOOSE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-rc\d+)?(?:[-+]k3s(\d+))?\Z", re.ASCII)
 _VERSION = re.compile(r"v\d+\.\d+\.\d+\Z", re.ASCII)
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 _LENGTH = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?\Z", re.ASCII)
@@ -77,6 +80,7 @@ _NEVER_KEPT = {
     "/etc/i12e": "says which config a host runs, a kept one would lie",
     "/etc/rancher/k3s": "comes from the config, a kept one would be the old one",
 }
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9._/@:-]")
 _TOO_MUCH = ("/", "/etc", "/etc/systemd", "/etc/systemd/system", "/var", "/var/lib")
 
 Loc = tuple[str | int, ...]
@@ -167,7 +171,8 @@ def address(text: str) -> str:
         if "/" in text:
             raise Wrong("is not an IP address", "leave the / and what follows out") from None
         raise Wrong("is not an IP address") from None
-    if found.is_unspecified or found.is_multicast or found.is_loopback or "%" in text:
+    unreachable = found.is_unspecified or found.is_multicast or found.is_loopback or found.is_link_local
+    if unreachable or (found.version == 4 and found.is_reserved) or "%" in text:
         raise Wrong("is no address that other hosts can reach")
     return str(found)
 
@@ -209,20 +214,20 @@ def k3s_version(text: str) -> str:
     loose = _LOOSE.match(text)
     if not loose:
         raise Wrong("is not a k3s release", "like v1.35.4+k3s1")
-    major, minor, patch, build = loose.groups()
+    major, minor, patch, candidate, build = loose.groups()
     if patch is None:
         raise Wrong("is not pinned to one release", f"like v{major}.{minor}.4+k3s1")
-    remedy = f"write v{major}.{minor}.{patch}+k3s{build or 1}"
+    remedy = f"write v{major}.{minor}.{patch}{candidate or ''}+k3s{build or 1}"
     raise Wrong("is not the full name of a k3s release", remedy)
 
 
-def version_of(release: str) -> tuple[int, int, int, int]:
-    """Given the name of a k3s release, return its four numbers."""
+def version_of(release: str) -> tuple[int, int, int, int, int]:
+    """Given the name of a k3s release, return major, minor, patch, release candidate (FINAL: none) and build."""
     found = _K3S.match(release)
     if found is None:
         raise ValueError(release)
-    major, minor, patch, build = (int(part) for part in found.groups())
-    return major, minor, patch, build
+    major, minor, patch, candidate, build = found.groups()
+    return int(major), int(minor), int(patch), FINAL if candidate is None else int(candidate), int(build)
 
 
 def release_tag(text: str) -> str:
@@ -421,13 +426,18 @@ def path(text: str) -> str:
 def keep(text: str) -> str:
     """Return a path that a reset may keep."""
     path(text)
-    if "'" in text:  # flatcar-reset puts the paths into single quotes and escapes nothing
-        raise Wrong("holds a ', which flatcar-reset cannot keep")
+    # flatcar-reset takes paths for patterns (egrep's) in single quotes: another sign would keep something else,
+    # or nothing. A dot also stands for itself.
+    if odd := _NOT_PLAIN.search(text):
+        rule = f"holds a {odd[0]}" if odd[0] != " " else "holds a space"
+        raise Wrong(f"{rule}, which flatcar-reset cannot keep", "letters, digits and . _ / @ : - only")
     if text in _TOO_MUCH:
         raise Wrong("is too much to keep: the old config would stay", "name what you need below it")
     for never, why in _NEVER_KEPT.items():
         if text == never or text.startswith(never + "/"):
             raise Wrong(f"cannot be kept: {never} {why}")
+        if never.startswith(text + "/"):
+            raise Wrong(f"cannot be kept: {never} in it {why}", "name what you need below it")
     return text
 
 

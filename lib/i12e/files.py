@@ -136,7 +136,8 @@ class Files:
             self._load(path)
             return self._states[path]
         except (FileNotFoundError, NotADirectoryError):
-            return ABSENT
+            # A link to nowhere is there: whoever made it did not mean that nothing is.
+            return UNREADABLE if os.path.islink(self._prefix + path) else ABSENT
         except OSError:
             return UNREADABLE
 
@@ -216,4 +217,5 @@ def _ask(question: Callable[[], bool]) -> bool:
 
 
 def _counts(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith((".", "#")) and not entry.name.endswith(_LEFT_BY_EDITORS)
+    name = entry.name
+    return not name.startswith((".", "#")) and not name.endswith(_LEFT_BY_EDITORS) and name != "__pycache__"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from i12e.fields import DAYS, minutes
 from i12e.model import Host
 
 Peers = Callable[[], list[dict[str, Any]]]
@@ -31,35 +33,39 @@ def position(host: Host, servers: list[dict[str, Any]]) -> int:
 
 
 def reboot_window(host: Host, peers: Peers) -> dict[str, Any]:
-    """Given a host, return when it may reboot for an update: start (HH:MM), length, days.
+    """Given a host, return when it may reboot for an update: start (HH:MM), length (as written), minutes, days.
 
-    Servers start one length after another, so that no two of them reboot in the same window; as many
-    as fit into a day do, and the next one begins again at the first one's time. A window that is moved
-    past midnight moves to the next day.
+    A day has as many slots as windows of this length fit into it, counted from the window's start. Servers
+    take one after another, so that no two of them reboot in the same window; where they are more than the
+    slots, the next one begins again at the first one's. An agent has one of the first four, by a hash of its
+    name, so that agents do not reboot all at once, none depends on another host, and the night that was asked for
+    stays a night. A window that is moved past midnight moves to the next day.
     """
     window = host.os.update.window
-    start = _minutes(window.start)
+    length, start = minutes(window.length), _minutes(window.start)
+    slots = max(1, _DAY // length)
     if window.stagger and host.role == "server":
-        length = length_minutes(window.length)
-        start += position(host, peers()) % max(1, _DAY // length) * length
-    days = [_DAYS[(_DAYS.index(day) + start // _DAY) % 7] for day in window.days]
+        start += position(host, peers()) % slots * length
+    elif window.stagger:
+        start += _hash(host.name) % min(slots, _AGENTS) * length
+    days = [DAYS[(DAYS.index(day) + start // _DAY) % 7] for day in window.days]
     return {
         "start": f"{start % _DAY // 60:02}:{start % 60:02}",
         "length": window.length,
+        "minutes": length,
         "days": days,
     }
 
 
 _DAY = 24 * 60
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_AGENTS = 4  # slots that agents are spread over
 
 
 def _minutes(clock: str) -> int:
-    hours, minutes = clock.split(":")
-    return int(hours) * 60 + int(minutes)
+    hours, rest = clock.split(":")
+    return int(hours) * 60 + int(rest)
 
 
-def length_minutes(length: str) -> int:
-    """Given a length such as 30m, 1h or 1h30m, return minutes."""
-    hours, _, minutes = length.rpartition("h")
-    return int(hours or 0) * 60 + int(minutes.removesuffix("m") or 0)
+def _hash(name: str) -> int:
+    """Return a number that is a name's for ever, on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -60,6 +60,10 @@ def take(path: Path, what: str, wait: float = 0.0) -> Lock:
 def describe(path: Path) -> str:
     """Given the lock's path, return in one line who holds it and since when, as far as the file tells."""
     try:
+        for _ in range(20):  # the holder may be about to sign
+            if path.read_bytes():
+                break
+            time.sleep(0.01)
         holder = json.loads(path.read_text())
         clock = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
         ago = duration(time.time() - holder["since"])

@@ -1,8 +1,8 @@
 """The cluster and its hosts, as the files under hosts/ describe them.
 
-`load_fleet` reads all files and tells all their problems at once; `load_host` reads what one host
-needs: the cluster's file and its own. A host's settings are the cluster's, with its own merged into
-them: mappings key by key, everything else replaces.
+`load_fleet` reads all files and tells all their problems at once. A host's settings are the cluster's,
+with its own merged into them: mappings key by key, everything else replaces. Of the cluster's k3s.config,
+an agent has what agents know.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i12e import fields, rules, yamlfile
-from i12e.errors import Problem, UserError, ordered
+from i12e.errors import Problem, ordered
 from i12e.fields import RESERVED, Fault, Loc
 from i12e.paths import natural
 from i12e.settings import OWN, SHARED, Cluster, Host, check, unknown_key
 
-__all__ = ["RESERVED", "Cluster", "Fleet", "Host", "load_fleet", "load_host", "servers"]
+__all__ = ["RESERVED", "Cluster", "Fleet", "Host", "load_fleet", "servers"]
 
 Read = Callable[[str], bytes]
 
@@ -65,7 +65,6 @@ class _Source:
 
     document: yamlfile.Document
     faults: list[Fault] = field(default_factory=list)
-    unreadable: bool = False
 
     def problems(self, faults: Iterable[Fault]) -> list[Problem]:
         """Return faults with their places in the file."""
@@ -144,16 +143,6 @@ def _between(
         yield fault, source.problem(fault)
 
 
-def load_host(directory: str, env: str, name: str, read: Read) -> Host:
-    """Given a host's name, return it from its own file and the cluster's; raise UserError."""
-    cluster = _cluster_file(directory, read)
-    file = _host_file(directory, env, name, read, cluster)
-    problems = _tell(cluster)[0] + _tell(file)[0]
-    if problems or file.host is None:
-        raise UserError(problems)
-    return file.host
-
-
 def _faulty(source: _Source) -> bool:
     return bool(source.document.problems) or any(not fault.warning for fault in source.faults)
 
@@ -189,7 +178,9 @@ def _cluster_file(directory: str, read: Read) -> _ClusterFile:
     try:
         return _checked_cluster(path, read(path))
     except OSError:
-        return _check_cluster(_document(path, read, "hosts/example/cluster.yaml is one to copy"))
+        example = "hosts/example/cluster.yaml"
+        remedy = f"git checkout {path}" if path == example else f"{example} is one to copy"
+        return _check_cluster(_document(path, read, remedy))
 
 
 @functools.lru_cache(maxsize=4)
@@ -235,7 +226,7 @@ def _name_faults(name: str) -> list[Fault]:
     except fields.Wrong as wrong:
         remedy = wrong.remedy.replace("write", "rename the file to") + ".yaml" if wrong.remedy else ""
         return [Fault((), f"the host's name {wrong.rule}", remedy)]
-    if name in RESERVED or name == "cluster":
+    if name in RESERVED:
         return [Fault((), f"the name {name} is i12e's own", "rename the file, it is the host's name")]
     return []
 
@@ -248,13 +239,24 @@ def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
 def _merged(data: dict[str, Any], cluster: _ClusterFile) -> dict[str, Any]:
     """Return what a host's file says with what it has from the cluster, checked parts as such."""
     merged = {key: value for key, value in data.items() if key not in OWN}
+    agent = data.get("role") == "agent"
     for key in SHARED:
         if key not in merged:
             merged[key] = getattr(cluster.cluster, key)
+            if agent and key == "k3s":
+                merged[key] = merged[key].model_copy(update={"config": _for_agents(merged[key].config)})
         elif isinstance(merged[key], dict):
-            merged[key] = merge(cluster.raw.get(key), merged[key])
+            base = cluster.raw.get(key)
+            if agent and key == "k3s" and isinstance(base, dict) and "config" in base:
+                base = base | {"config": _for_agents(base["config"])}
+            merged[key] = merge(base, merged[key])
     merged["cluster"] = cluster.cluster.name
     return merged
+
+
+def _for_agents(config: dict[str, Any]) -> dict[str, Any]:
+    """Given the cluster's k3s.config, return what of it goes to an agent, which does not start with other flags."""
+    return {key: value for key, value in config.items() if rules.known_to_agents(key)}
 
 
 def merge(base: Any, over: Any) -> Any:

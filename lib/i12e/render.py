@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -75,7 +75,9 @@ class Renderer:
             for path in (self._paths.cluster_file, self._paths.host_file(host.name)):
                 self._files.note(path)
             template = self._from_template(host)
-            config = self._complete(host, template, self._own(host, template))
+            config = self._own(host, template)
+            self._refuse_exposed(host, config)
+            config = self._complete(host, template, config)
         return Rendered(butane.to_json(config), frozenset(inputs))
 
     def text(self, host: Host) -> str:
@@ -122,6 +124,18 @@ class Renderer:
         line, column = (entry.line, entry.column) if placed and not rendered else (None, None)
         where = f"{_RENDERED} {entry.line}, " if rendered else ""
         return Problem(file, line, column, self._vault.redact(f"{where}{entry.path}: {entry.message}"))
+
+    def _refuse_exposed(self, host: Host, config: dict[str, Any]) -> None:
+        """Raise UserError if a secret is in a file or unit that everybody on the host may read."""
+        values = self._vault.values()
+        exposed = [place for place, text in public_texts(config) if any(value in text for value in values)]
+        if exposed:
+            remedy = "give a file the mode 0600; a unit reads it by EnvironmentFile="
+            place = self.templates.locate(f"butane/{host.role}.bu.j2")
+            raise UserError(
+                Problem(place, None, None, f"{path} would hold a secret that everybody on the host may read", remedy)
+                for path in exposed
+            )
 
     def _complete(self, host: Host, template: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         """Check that the host's own parts left i12e's alone, and add host.json: whose host it is, and what it runs."""
@@ -190,11 +204,28 @@ def _decoded(value: Any) -> Any:
     return [_decoded(item) for item in value] if isinstance(value, list) else value
 
 
+def public_texts(config: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Given an Ignition config, yield the place and the content of what everybody on the host may read."""
+    for file in config.get("storage", {}).get("files", ()):
+        if file.get("mode", 0o644) & 0o077:
+            for resource in (file.get("contents", {}), *file.get("append", ())):
+                if resource.get("source", "").startswith("data:"):
+                    yield file["path"], _content(resource["source"], resource.get("compression", ""))
+    for unit in config.get("systemd", {}).get("units", ()):
+        for part in (unit, *unit.get("dropins", ())):
+            yield unit["name"], part.get("contents", "").encode()
+
+
 @functools.lru_cache(maxsize=4096)
 def _content_hash(source: str, compression: str) -> str:
+    return hashlib.sha256(_content(source, compression)).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _content(source: str, compression: str) -> bytes:
     head, _, body = source.removeprefix("data:").partition(",")
     content = b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
-    return hashlib.sha256(gzip.decompress(content) if compression == "gzip" else content).hexdigest()
+    return gzip.decompress(content) if compression == "gzip" else content
 
 
 def _file(file: Any) -> dict[str, Any]:

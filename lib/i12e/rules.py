@@ -8,12 +8,13 @@ release notes and issues where a line names one.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i12e.fields import Fault, Loc, version_of
+from i12e.fields import FINAL, Fault, Loc, is_address, version_of
 from i12e.settings import Cluster, Host, shown
 from i12e.yamlfile import Octal
 
@@ -32,6 +33,7 @@ ADDRESSES: Loc = ("addresses",)
 # after the last: all.
 _Since = tuple[tuple[int, int, int], ...]
 SECRETBOX: _Since = ((1, 30, 12), (1, 31, 8), (1, 32, 4), (1, 33, 0))  # k3s#12222
+SKEW = 3  # kubernetes.io/releases/version-skew-policy: so many minors may a kubelet be older than the API
 WILDCARD: _Since = ((1, 36, 3), (1, 37, 0))  # k3s#14314: v1.36.2 still leaves it out, silently
 OPTIONS: dict[str, _Since] = {
     "embedded-registry": (
@@ -49,19 +51,27 @@ OPTIONS: dict[str, _Since] = {
 # k3s settings that i12e renders, and what to write instead
 _TOKENS = "tokens are secrets: secrets/ENV/cluster.yaml"
 _PERMIT = "os_deploy and restore do that, never a config"
+_JOIN = "hosts join by api.vip or another server's address"
+_PLACE = "i12e needs k3s's own place"
+_ADDRESSES = "use addresses"
 RENDERED = {
     "token": _TOKENS,
+    "t": _TOKENS,
     "token-file": _TOKENS,
+    "cluster-secret": _TOKENS,
     "agent-token": _TOKENS,
     "agent-token-file": _TOKENS,
-    "server": "hosts join by api.vip or another server's address",
+    "server": _JOIN,
+    "s": _JOIN,
     "cluster-init": _PERMIT,
     "cluster-reset": _PERMIT,
     "cluster-reset-restore-path": _PERMIT,
     "datastore-endpoint": "use k3s.datastore",
-    "data-dir": "i12e needs k3s's own place",
+    "data-dir": _PLACE,
+    "d": _PLACE,
     "tls-san": "use api.name and api.sans",
-    "node-ip": "use addresses",
+    "node-ip": _ADDRESSES,
+    "i": _ADDRESSES,
     "node-name": "the file's name is the host's name",
     "node-label": "use labels",
     "node-taint": "use taints",
@@ -76,12 +86,65 @@ RENDERED = {
     "etcd-snapshot-retention": "use k3s.snapshots.retention",
 }
 
+# settings that i12e does not render, and that take k3s away from where it and its gate look
+REFUSED = {
+    "rootless": "moves k3s's data away from where i12e looks for it",
+    "config": "names another config.yaml, past the gate that holds k3s back",
+    "c": "names another config.yaml, past the gate that holds k3s back",
+}
+
+# The flags of `k3s agent` (docs, cli/agent.md; k3s pkg/cli/cmds/agent.go), one letter each for their short forms.
+# With any other in its config.yaml it does not start: k3s#6565.
+AGENT_FLAGS = frozenset(
+    (
+        *("config", "c", "debug", "v", "vmodule", "log", "l", "alsologtostderr"),
+        *("token", "t", "token-file", "server", "s", "data-dir", "d", "bind-address"),
+        *("node-name", "with-node-id", "node-label", "node-taint", "protect-kernel-defaults", "selinux"),
+        *("image-credential-provider-bin-dir", "image-credential-provider-config", "lb-server-port"),
+        *("container-runtime-endpoint", "default-runtime", "image-service-endpoint", "pause-image", "snapshotter"),
+        *("private-registry", "airgap-extra-registry", "disable-default-registry-endpoint", "nonroot-devices"),
+        *("node-ip", "i", "node-external-ip", "node-internal-dns", "node-external-dns", "resolv-conf"),
+        *("flannel-iface", "flannel-conf", "flannel-cni-conf", "kubelet-arg", "kube-proxy-arg"),
+        *("rootless", "docker", "enable-pprof", "prefer-bundled-bin", "vpn-auth", "vpn-auth-file"),
+        "disable-apiserver-lb",
+    )
+)
+# The flags that only `k3s server` has (docs, cli/server.md; k3s pkg/cli/cmds/server.go).
+SERVER_FLAGS = frozenset(
+    (
+        *("https-listen-port", "advertise-address", "advertise-port", "tls-san", "tls-san-security"),
+        *("cluster-cidr", "service-cidr", "service-node-port-range", "cluster-dns", "cluster-domain"),
+        *("flannel-backend", "flannel-ipv6-masq", "flannel-external-ip", "egress-selector-mode"),
+        *("servicelb-namespace", "helm-job-image", "agent-token", "agent-token-file"),
+        *("write-kubeconfig", "o", "write-kubeconfig-mode", "write-kubeconfig-group", "write-kubeconfig-name"),
+        *("cluster-init", "cluster-reset", "cluster-reset-restore-path"),
+        *("kube-apiserver-arg", "kube-scheduler-arg", "kube-controller-manager-arg", "kube-controller-arg"),
+        *("kube-cloud-controller-manager-arg", "kube-cloud-controller-arg", "etcd-arg"),
+        *("datastore-endpoint", "datastore-cafile", "datastore-certfile", "datastore-keyfile"),
+        *("etcd-expose-metrics", "etcd-disable-snapshots", "etcd-snapshot-name", "etcd-snapshot-dir"),
+        *("etcd-snapshot-schedule-cron", "etcd-snapshot-retention", "etcd-snapshot-compress"),
+        *("etcd-s3", "etcd-s3-endpoint", "etcd-s3-endpoint-ca", "etcd-s3-skip-ssl-verify"),
+        *("etcd-s3-access-key", "etcd-s3-secret-key", "etcd-s3-session-token", "etcd-s3-bucket"),
+        *("etcd-s3-bucket-lookup-type", "etcd-s3-region", "etcd-s3-folder", "etcd-s3-proxy"),
+        *("etcd-s3-config-secret", "etcd-s3-insecure", "etcd-s3-timeout", "etcd-s3-retention"),
+        *("default-local-storage-path", "disable", "disable-scheduler", "disable-cloud-controller"),
+        *("disable-kube-proxy", "disable-network-policy", "disable-helm-controller", "disable-apiserver"),
+        *("disable-controller-manager", "disable-etcd", "disable-agent", "embedded-registry"),
+        *("supervisor-metrics", "system-default-registry"),
+        *("secrets-encryption", "secrets-encryption-provider"),
+    )
+)
+_NAME = re.compile(r"[a-z][a-z0-9-]*\+?\Z")
+
 # further settings of k3s's that must be equal on all servers
 _CRITICAL = (
     *("cluster-dns", "cluster-domain", "disable-cloud-controller", "disable-helm-controller"),
     *("disable-network-policy", "egress-selector-mode", "embedded-registry"),
     *("flannel-external-ip", "flannel-ipv6-masq"),
 )
+
+
+DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
 
 
 @dataclass(frozen=True)
@@ -97,10 +160,10 @@ class Cross:
 
 def has(version: str, since: _Since) -> bool:
     """Return whether a k3s release has an option."""
-    major, minor, patch, _ = version_of(version)
+    major, minor, patch, candidate, _ = version_of(version)
     for first in since:
         if (major, minor) == first[:2]:
-            return patch >= first[2]
+            return (patch, candidate) >= (first[2], FINAL)
     return (major, minor) > since[-1][:2]
 
 
@@ -141,14 +204,32 @@ def _config(settings: Cluster | Host) -> Iterator[Fault]:
         loc, name = (*CONFIG, key), key.rstrip("+")
         if name in RENDERED:
             yield Fault(loc, "is a setting that i12e renders itself", RENDERED[name], key=True)
+        elif name in REFUSED:
+            yield Fault(loc, REFUSED[name], "leave it out", key=True)
+        elif key.strip() != key:
+            yield Fault(loc, "has spaces around it", f"write {key.strip()}", key=True)
         elif name.replace("_", "-").lstrip("-") != name:
             remedy = f"write {name.replace('_', '-').lstrip('-')}"
             yield Fault(loc, "is not spelt as k3s does", remedy, key=True)
+        elif not _NAME.match(key):
+            yield Fault(loc, "is not the name of a setting of k3s's", "like kubelet-arg", key=True)
+        elif _is_agent(settings) and name in SERVER_FLAGS:
+            rule = "is a setting of servers only, with it k3s does not start on an agent"
+            yield Fault(loc, rule, "leave it out", key=True, needs=(("role",),))
         elif name in OPTIONS and not has(version, OPTIONS[name]):
             rule = f"needs k3s {_firsts(OPTIONS[name])}, this is {version}"
             yield Fault(loc, rule, "", key=True, needs=(VERSION,))
         else:
             yield from _config_value(loc, value)
+
+
+def known_to_agents(key: str) -> bool:
+    """Given a key of k3s.config, return whether it is a flag of `k3s agent` (wrong spellings are told elsewhere)."""
+    return key.rstrip("+") in AGENT_FLAGS
+
+
+def _is_agent(settings: Cluster | Host) -> bool:
+    return isinstance(settings, Host) and settings.role == "agent"
 
 
 def _config_value(loc: Loc, value: Any) -> Iterator[Fault]:
@@ -195,9 +276,40 @@ def _cidrs(settings: Cluster | Host) -> Iterator[Fault]:
         rule = f"is {_families(network.service_cidr)}, but network.cluster_cidr is "
         rule += _families(network.cluster_cidr)
         yield Fault(SERVICES, rule, "the same families in the same order", needs=(PODS,))
+    yield from _service_sizes(settings)
+    yield from _cluster_dns(settings)
     yield from _overlaps(SERVICES, network.service_cidr, PODS, network.cluster_cidr)
     yield from _overlaps(PODS, network.cluster_cidr, HOSTS, network.hosts)
     yield from _overlaps(SERVICES, network.service_cidr, HOSTS, network.hosts)
+
+
+def _service_sizes(settings: Cluster | Host) -> Iterator[Fault]:
+    """Check the services' networks by kube-apiserver's rules (cmd/kube-apiserver/app/options/validation.go).
+
+    Its limit fell with two gates that are locked to on since v1.35; since then IPv6 may be a /64 at most.
+    """
+    version = settings.k3s.version
+    old = version_of(version)[:2] < (1, 35)
+    least = {"IPv4": 12 if old else 0, "IPv6": 108 if old else 64}
+    for place, net in enumerate(settings.network.service_cidr):
+        length = least[_family(net)]
+        if _net(net).prefixlen < length:
+            rule = f"is larger than a /{length}, which kube-apiserver of k3s {version} refuses"
+            loc = (*SERVICES, place) if len(settings.network.service_cidr) > 1 else SERVICES
+            yield Fault(loc, rule, f"a /{length} or smaller", f'"{net}"', needs=(SERVICES, VERSION))
+
+
+def _cluster_dns(settings: Cluster | Host) -> Iterator[Fault]:
+    config, nets = settings.k3s.config, settings.network.service_cidr
+    for key in ("cluster-dns", "cluster-dns+"):
+        value = config.get(key)
+        for given in value if isinstance(value, list) else [value]:
+            for address in given.split(",") if isinstance(given, str) else ():
+                if not is_address(address.strip()):
+                    yield Fault((*CONFIG, key), "is not an IP address", "one of network.service_cidr")
+                elif not _within(address.strip(), nets):
+                    rule = f"is outside of network.service_cidr ({', '.join(nets)})"
+                    yield Fault((*CONFIG, key), rule, needs=(SERVICES,))
 
 
 def _plausible(pair: tuple[str, ...]) -> bool:
@@ -219,7 +331,8 @@ def _within(address: str, networks: Iterable[str]) -> bool:
 def _placed(address: str, loc: Loc, settings: Cluster | Host) -> Iterator[Fault]:
     """Yield what is wrong with where an address of a host or a VIP lies."""
     network, value = settings.network, f'"{address}"'
-    if network.hosts and not _within(address, network.hosts):
+    elsewhere = loc == VIP and _is_agent(settings)  # the servers hold it, an agent may live in another network
+    if network.hosts and not elsewhere and not _within(address, network.hosts):
         rule = f"is outside of network.hosts ({', '.join(network.hosts)})"
         yield Fault(loc, rule, "", value, needs=(HOSTS,))
     for inner_loc, nets in ((PODS, network.cluster_cidr), (SERVICES, network.service_cidr)):
@@ -310,8 +423,20 @@ def of_fleet(cluster: Cluster, hosts: Mapping[str, Host], complete: bool) -> Ite
     yield from _unique(cluster, hosts)
     yield from _equal(cluster, servers)
     yield from _versions(cluster, servers, [host for host in hosts.values() if host.role == "agent"])
+    yield from _pod_sizes(cluster, servers, len(hosts))
+    yield from _demo_keys(cluster, hosts)
     if complete:
         yield from _server_count(cluster, servers)
+
+
+def _demo_keys(cluster: Cluster, hosts: Mapping[str, Host]) -> Iterator[Cross]:
+    """Warn of the example's ssh key in a cluster that is no example: who copies the example may forget it."""
+    if any(host.env.partition("-")[0] == "example" for host in hosts.values()):
+        return
+    for index, key in enumerate(cluster.ssh_keys):
+        if key.endswith(DEMO_KEY_COMMENT):
+            rule = "is the example's, nobody can log in with it"
+            yield Cross("", Fault(("ssh_keys", index), rule, "put your own public key there", warning=True))
 
 
 def _server_count(cluster: Cluster, servers: list[Host]) -> Iterator[Cross]:
@@ -327,6 +452,30 @@ def _server_count(cluster: Cluster, servers: list[Host]) -> Iterator[Cross]:
         rule = f"the cluster has {count} servers ({names}), an even number: it bears the loss of no "
         rule += f"more servers than {count - 1}" if count > 2 else "server, one alone is safer"
         yield Cross("", Fault((), rule, "1, 3 or 5", warning=True))
+
+
+def _pod_sizes(cluster: Cluster, servers: list[Host], count: int) -> Iterator[Cross]:
+    """Yield pods' networks that have no part for each node (kube-controller-manager: a /24 or a /64 each).
+
+    With another size of the parts (node-cidr-mask-size) nothing is said, nor with a network plugin of one's own,
+    which may not take them from there.
+    """
+    for name, at in (("", cluster), *((host.name, host) for host in servers)):
+        pods = at.network.cluster_cidr
+        arguments = repr([value for key, value in at.k3s.config.items() if key.startswith("kube-controller-")])
+        if (name and pods == cluster.network.cluster_cidr) or "node-cidr-mask" in arguments:
+            continue
+        for place, net in enumerate(pods):
+            node = 24 if _family(net) == "IPv4" else 64
+            bits = node - _net(net).prefixlen
+            loc, value = ((*PODS, place) if len(pods) > 1 else PODS), f'"{net}"'
+            if bits > 16:  # kubernetes: pkg/controller/nodeipam/ipam/cidrset, clusterSubnetMaxDiff
+                rule = f"is larger than a /{node - 16}, which kube-controller-manager refuses"
+                yield Cross(name, Fault(loc, rule, f"a /{node - 16} or smaller", value, needs=(PODS,)))
+            elif bits < 0 or (2**bits < count and at.network.backend != "none"):
+                wanted = node - (count - 1).bit_length()
+                rule = f"is too small for {count} host{'s' if count > 1 else ''}: each takes a /{node}"
+                yield Cross(name, Fault(loc, rule, f"a /{wanted} or larger", value, needs=(PODS,)))
 
 
 def _unique(cluster: Cluster, hosts: Mapping[str, Host]) -> Iterator[Cross]:
@@ -393,7 +542,7 @@ def _equals() -> list[tuple[Loc, _Get]]:
 
 
 def _config_getter(key: str) -> _Get:
-    return lambda at: at.k3s.config.get(key)
+    return lambda at: at.k3s.config.get(key, at.k3s.config.get(f"{key}+"))
 
 
 def _minor(host: Host | Cluster) -> tuple[int, int]:
@@ -403,6 +552,7 @@ def _minor(host: Host | Cluster) -> tuple[int, int]:
 def _versions(cluster: Cluster, servers: list[Host], agents: list[Host]) -> Iterator[Cross]:
     """Yield hosts whose k3s does not go with the others'."""
     oldest = min(servers, key=_minor, default=None)
+    newest = max(servers, key=_minor, default=None)
     for host in servers:
         if host.k3s.version != cluster.k3s.version:
             rule = f"is not the cluster's ({cluster.k3s.version})"
@@ -412,9 +562,18 @@ def _versions(cluster: Cluster, servers: list[Host], agents: list[Host]) -> Iter
         if oldest is not None and _minor(host) > _minor(oldest):
             rule = f"is newer than {oldest.name}'s {oldest.k3s.version}"
             yield _newer(cluster, host, oldest, rule)
+        elif newest is not None and _behind(host, newest) > SKEW:
+            rule = f"is more than {SKEW} minors older than {newest.name}'s {newest.k3s.version}: its kubelet may not be"
+            yield Cross(host.name, _version_fault(host, rule, "upgrade the agents before the servers go on"))
         elif _minor(host) != _minor(cluster):
             rule = f"is of another minor than the cluster's ({cluster.k3s.version})"
             yield Cross(host.name, _version_fault(host, rule, "", warning=True))
+
+
+def _behind(agent: Host, server: Host) -> int:
+    """Return how many minors an agent is older than a server; of two majors: too many."""
+    (major, minor), (other, newer) = _minor(agent), _minor(server)
+    return newer - minor if major == other else SKEW + 1
 
 
 def _newer(cluster: Cluster, agent: Host, server: Host, rule: str) -> Cross:

@@ -157,6 +157,12 @@ class Vault:
             text = text.replace(spelling, MASK)
         return text
 
+    def values(self) -> list[bytes]:
+        """Return the values of the opened files that are long enough to be found in a text (8 characters or more)."""
+        groups = [group for group in self._groups.values() if isinstance(group, Group)]
+        found = {secret.reveal().encode() for group in groups for _, secret in flat(group)}
+        return sorted(value for value in found if len(value) >= 8)
+
     def _spellings(self) -> set[str]:
         """Return the values of the opened files as messages spell them: plain, by lines, escaped."""
         groups = [group for group in self._groups.values() if isinstance(group, Group)]

@@ -68,7 +68,7 @@ class K3s(Settings):
     """k3s itself."""
 
     version: Annotated[str, _text(fields.k3s_version)]
-    """The release, pinned: vMAJOR.MINOR.PATCH+k3sN."""
+    """The release, pinned: vMAJOR.MINOR.PATCH+k3sN, or a candidate: vMAJOR.MINOR.PATCH-rcN+k3sN."""
     datastore: Literal["etcd", "sqlite"] = "etcd"
     """Where the cluster's state lives: etcd (1 or more servers) or sqlite (one). Default: etcd."""
     secrets_encryption: Literal["secretbox", "aescbc", "none"] = "secretbox"
@@ -78,7 +78,11 @@ class K3s(Settings):
     snapshots: Snapshots = Snapshots()
     """k3s's own etcd snapshots."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Further settings of k3s's config.yaml, verbatim. What i12e writes itself is refused."""
+    """Further settings of k3s's config.yaml, verbatim. What i12e writes itself is refused.
+
+    Of the cluster's, an agent gets only those that k3s's agents are known to have (with another one it would
+    not start); in an agent's own file, a setting that only servers have is refused, and one that i12e does not
+    know is passed on."""
 
 
 class Vip(Settings):
@@ -107,7 +111,8 @@ class Network(Settings):
     """The hosts' network and the cluster's."""
 
     hosts: Annotated[tuple[Network_, ...], BeforeValidator(_listed)] = ()
-    """The networks that the hosts live in; all addresses must be inside. Default: not checked."""
+    """The networks that the hosts live in; all addresses must be inside. An agent elsewhere says its own.
+    Default: not checked."""
     backend: Literal["wireguard-native", "vxlan", "host-gw", "none"] = "wireguard-native"
     """flannel's backend; none: you bring a plugin. Default: wireguard-native (encrypted)."""
     interface: Interface | None = None
@@ -128,7 +133,10 @@ class Window(Settings):
     days: tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...] = ()
     """On which days; on Flatcar one at most. Default: every day."""
     stagger: StrictBool = True
-    """Whether each server has a window of its own, one after the other. Default: true."""
+    """Whether hosts have windows of their own. Default: true.
+
+    Servers one after the other from the start, agents spread (by their names) over the first four windows: with 1h
+    from 02:00, at 02:00, 03:00, 04:00 or 05:00. False: all hosts at the start."""
 
 
 class Update(Settings):
@@ -204,7 +212,7 @@ class Shared(Settings):
     mirror: Annotated[str, _text(fields.url)] | None = None
     """The base URL that artifacts are fetched from. Default: where their makers publish them."""
     keep: tuple[Keep, ...] = ()
-    """Further paths that a reset keeps. Default: none."""
+    """Further paths that a reset keeps, of letters, digits and . _ / @ : - only. Default: none."""
 
 
 class Cluster(Shared):
@@ -246,7 +254,6 @@ class Host(Shared):
 OWN = ("name", "cluster", "env")
 """Fields of a Host that no file says: they come from the file's own place."""
 SHARED = frozenset(Shared.model_fields)
-CLUSTER_KEYS = frozenset(Cluster.model_fields)
 HOST_KEYS = frozenset(Host.model_fields) - set(OWN)
 
 _Model = TypeVar("_Model", bound=Settings)

@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 
 from i12e.errors import Problem, UserError, did_you_mean
-from i12e.files import Files
+from i12e.files import ABSENT, Files
 from i12e.secrets import Group, MaskedError, NoSuchFile, Secret, Vault, no_masks
 
 LOCAL = "templates/local"
@@ -45,10 +45,12 @@ class Templates:
         self._vault = vault
         self._jinja = _Environment(files, self._report)
         self._met: list[Problem] = []
+        self._missing: set[str] = set()
+        self._chain: list[str] = []
 
     def expand(self, name: str, context: Mapping[str, Any]) -> str:
         """Given a template's name and its variables, return its text; raise UserError with all its faults."""
-        self._met = []
+        self._met, self._missing, self._chain = [], set(), []
         known = {**context, "secrets": _Secrets(self), "names": self.names}
         known["embed"] = lambda other, **more: quote(self._try(other, {**known, **more}))
         text = self._try(name, known)
@@ -89,14 +91,21 @@ class Templates:
         """Given a secret file's name, return its secrets, or a stand-in that keeps the fault for the report."""
         try:
             return self._vault.group(name)
-        except NoSuchFile as error:  # told at the template's line: the name may be misspelt there
-            for problem in error.problems:
+        except (
+            NoSuchFile
+        ) as error:  # told at the template's line, where it is first asked for: it may be misspelt there
+            for problem in error.problems if name not in self._missing else ():
+                self._missing.add(name)
                 self._report(Fault(f"{problem.file}: {problem.message}", problem.remedy))
         except UserError as error:
             self._met.extend(error.problems)
         return _NoSecret("")
 
     def _try(self, name: str, context: Mapping[str, Any]) -> str:
+        if name in self._chain:
+            self._report(Fault(f"{name} embeds itself: {' -> '.join([*self._chain, name])}"))
+            return ""
+        self._chain.append(name)
         try:
             with no_masks():
                 return self._jinja.get_template(name).render(context)
@@ -106,6 +115,8 @@ class Templates:
             self._met.append(self._syntax_problem(error))
         except Exception as error:  # noqa: BLE001  # whatever an expression of a template raises is the template's fault
             self._met.append(self._problem(error, _place(error.__traceback__) or _here() or (self.locate(name), None)))
+        finally:
+            self._chain.pop()
         return ""
 
     def _report(self, fault: Fault) -> None:
@@ -116,6 +127,8 @@ class Templates:
         if isinstance(error, jinja2.TemplateNotFound):
             message = f"there is no template {error.name}"
             remedy = did_you_mean(str(error.name), all_names(self._files.root))
+        elif isinstance(error, RecursionError):
+            message, remedy = "includes itself, directly or by others", "break the circle"
         elif isinstance(error, (Fault, MaskedError)):
             message, remedy = str(error), getattr(error, "remedy", "")
         return Problem(*place, None, self._vault.redact(message), self._vault.redact(remedy))
@@ -149,7 +162,8 @@ class _Environment(jinja2.Environment):
     def locate(self, name: str) -> str:
         """Given a template's name, return its path: the user's, or else ours."""
         local = f"{LOCAL}/{name}"
-        return local if self._files.exists(local) else f"{OURS}/{name}"
+        self._files.note(local)
+        return f"{OURS}/{name}" if self._files.state(local) == ABSENT else local
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Given an object and a name after a dot, return what it is: a secret before a method of that name."""
@@ -167,12 +181,14 @@ class _Environment(jinja2.Environment):
 
     def _source(self, name: str) -> tuple[str, str, Callable[[], bool]] | None:
         path = self.locate(name)
-        if ".." in name.split("/") or not self._files.exists(path):
+        if ".." in name.split("/") or self._files.state(path) == ABSENT:
             return None
         try:
             return self._files.read(path).decode(), path, lambda: True
         except UnicodeDecodeError:
             raise UserError(Problem(path, None, None, "is not UTF-8 text")) from None
+        except OSError as error:
+            raise UserError(Problem(path, None, None, f"cannot be read: {error.strerror}")) from None
 
     def _output(self, value: Any) -> Any:
         try:
