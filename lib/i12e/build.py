@@ -63,6 +63,7 @@ class Build:
         self.files = Files(paths.root)
         self.state = State(paths.root / paths.state, self.files)
         self.hosts = places.host_names(paths)
+        self._sets_folder = paths.inputs("")
         self.request = Request()
         self.mutex = threading.RLock()  # with -n, actions run in threads; files and state are one for all
         self.same: set[str] = set()
@@ -91,7 +92,8 @@ class Build:
         None too if what is known of its set is gone: a digest that nobody brings up to date proves nothing.
         """
         found = self.recorded(f"render:{host}")
-        sets = [path.rpartition("/")[2] for path in found or () if path.startswith(f"{self.paths.build}/inputs/")]
+        start = len(self._sets_folder)
+        sets = [path[start:] for path in found or () if path.startswith(self._sets_folder)]
         return found if all(self.state.in_(f"_inputs:{set_id}") for set_id in sets) else None
 
     def recorded(self, task: str) -> list[str] | None:
@@ -116,8 +118,8 @@ class Build:
         """Given a host, return which of its inputs have changed since it was rendered, down to those of its set."""
         found: list[str] = []
         for path in self.host_inputs(host) or ():
-            if path.startswith(f"{self.paths.build}/inputs/"):
-                task = f"_inputs:{path.rpartition('/')[2]}"
+            if path.startswith(self._sets_folder):
+                task = f"_inputs:{path.removeprefix(self._sets_folder)}"
                 found += self._changed(task, self.recorded(task))
             else:
                 found += self._changed(f"render:{host}", [path])

@@ -584,7 +584,9 @@ class Run(_Command, DoitRun):
         shared = [task for name, task in tasks.items() if name == "_model" or name.startswith("_inputs:")]
         if always or any(self.dep_manager.get_status(task, tasks).status != "up-to-date" for task in shared):
             return 0
-        current = {f"render:{host}" for host in build.request.wanted if build.is_current(host)}
+        stale = [host for host in build.request.wanted if not build.is_current(host)]
+        current = {f"render:{host}" for host in build.request.wanted} - {f"render:{host}" for host in stale}
+        build.request.wanted = stale
         self.sel_tasks = [name for name in self.sel_tasks if name not in current]
         self.task_list = [task for task in self.task_list if task.name not in current]
         for task in self.task_list:

@@ -41,6 +41,7 @@ class Files:
         self._states: dict[str, str] = {}
         self._contents: dict[str, bytes] = {}
         self._names: dict[str, list[str]] = {}
+        self._modes: dict[str, int] = {}
         self._recorders: list[set[str]] = []
 
     def state(self, path: str) -> str:
@@ -123,11 +124,12 @@ class Files:
             memory.pop(path, None)
 
     def _is_private(self, path: str) -> bool:
-        return stat.S_IMODE(os.stat(self._prefix + path).st_mode) == _PRIVATE
+        return self._modes.get(path) == _PRIVATE
 
     def _look(self, path: str) -> str:
         try:
             info = os.stat(self._prefix + path)
+            self._modes[path] = stat.S_IMODE(info.st_mode)
             if stat.S_ISDIR(info.st_mode):
                 return self._listing(path)
             known = self.stamps.get(path)

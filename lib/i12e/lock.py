@@ -18,6 +18,8 @@ from pathlib import Path
 
 from i12e.files import private_folder
 
+_SIZE = 512  # bytes of the lock file, padded with spaces
+
 
 class Held(Exception):
     """Another run holds the lock; says who and since when."""
@@ -112,8 +114,10 @@ def _sign(handle: int, what: str) -> None:
         "host": os.uname().nodename,
         "since": time.time(),
     }
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(holder).encode(), 0)
+    text = json.dumps(holder).encode().ljust(_SIZE)
+    if os.fstat(handle).st_size > len(text):  # truncating costs milliseconds on some file systems: hence the fixed size
+        os.ftruncate(handle, 0)
+    os.pwrite(handle, text, 0)
 
 
 def _user() -> str:

@@ -111,9 +111,12 @@ def _remedy(name: str, known: list[str]) -> str:
     return did_you_mean(name, known) or there
 
 
+_PARTS = re.compile(r"\d+|\D+")
+
+
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Given a name, return a key by which server-2 sorts before server-10; no two names have the same."""
-    parts = re.findall(r"\d+|\D+", name)
+    parts = _PARTS.findall(name)
     return [*((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), (-1, 0, name)]
 
 
