@@ -6,6 +6,7 @@ world itself, without asking the code under test: `inputs_of` walks the operatio
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, SMALL_CLUSTER, Project
 
+MANY = 400 if os.environ.get("I12E_SWEEP") == "full" else 20
 TEMPLATES = ["files/a", "files/b", "files/c", "parts/d", "parts/e"]
 LOCALS = ["motd", "issue"]
 SECRETS = ["cluster", "extra"]
@@ -294,7 +296,8 @@ def clean_build(world: World, place: Path) -> dict[str, bytes]:
     return twin.outputs()
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+@settings(max_examples=MANY, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
 def test_exactly_those_hosts_run_one_of_whose_inputs_changed(
     tmp_path_factory: pytest.TempPathFactory, seed: int

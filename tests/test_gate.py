@@ -172,7 +172,7 @@ class Host:
         }
 
 
-@pytest.fixture(params=["sh", "bash"])
+@pytest.fixture(params=["sh", pytest.param("bash", marks=pytest.mark.slow)])
 def host(tmp_path: Path, request: pytest.FixtureRequest) -> Host:
     found = Host(tmp_path, request.param)
     found.write("etc/machine-id", f"{MACHINE}\n")

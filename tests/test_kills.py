@@ -93,6 +93,7 @@ def copy_of(project: Project, place: Path) -> Project:
     return Project(place / "checkout")
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_any_event_is_finished_by_the_next_one(tmp_path: Path) -> None:
     start = fleet(tmp_path / "start")
     end = copy_of(start, tmp_path / "end")
