@@ -198,8 +198,12 @@ def _commits(database: sqlite3.Connection) -> int:
 def _connect(path: Path) -> sqlite3.Connection:
     os.chmod(path, 0o600)  # SQLite gives its -wal and -shm the mode of the database
     database = sqlite3.connect(path, check_same_thread=False, timeout=30)
-    # WAL with synchronous=normal: a kill loses nothing that was committed; a power cut may lose the last
-    # commits of what is only a cache.
-    database.execute("pragma journal_mode = wal")
-    database.execute("pragma synchronous = normal")
+    try:
+        # WAL with synchronous=normal: a kill loses nothing that was committed; a power cut may lose the last
+        # commits of what is only a cache.
+        database.execute("pragma journal_mode = wal")
+        database.execute("pragma synchronous = normal")
+    except sqlite3.Error:
+        database.close()
+        raise
     return database
