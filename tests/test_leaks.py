@@ -157,3 +157,14 @@ def test_a_secret_in_what_everybody_on_the_host_may_read_is_refused(small: Proje
     assert done.status == 1, done.out
     assert "would hold a secret that everybody on the host may read" in done.err
     assert PLANTED not in done.err
+
+
+def test_what_one_host_may_show_does_not_depend_on_the_secrets_of_another(small: Project) -> None:
+    plant(small)
+    public = (
+        f"variant: flatcar\nversion: 1.1.0\nstorage: {{files: [{{path: /x, contents: {{inline: '{PLANTED}'}}}}]}}\n"
+    )
+    small.write("templates/butane/agent.bu.j2", public)
+    for number in (2, 3):  # before and after the server, which opens the secrets
+        small.write(f"hosts/example/z-agent-{number}.yaml", f"role: agent\naddresses: [192.0.2.{30 + number}]\n")
+    assert small.doit().status == 0

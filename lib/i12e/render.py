@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -76,7 +76,7 @@ class Renderer:
                 self._files.note(path)
             template = self._from_template(host)
             config = self._own(host, template)
-            self._refuse_exposed(host, config)
+            self._refuse_exposed(host, config, inputs)
             config = self._complete(host, template, config)
         return Rendered(butane.to_json(config), frozenset(inputs))
 
@@ -125,9 +125,9 @@ class Renderer:
         where = f"{_RENDERED} {entry.line}, " if rendered else ""
         return Problem(file, line, column, self._vault.redact(f"{where}{entry.path}: {entry.message}"))
 
-    def _refuse_exposed(self, host: Host, config: dict[str, Any]) -> None:
+    def _refuse_exposed(self, host: Host, config: dict[str, Any], inputs: Collection[str]) -> None:
         """Raise UserError if a secret is in a file or unit that everybody on the host may read."""
-        values = self._vault.values()
+        values = self._vault.values(inputs)
         exposed = [place for place, text in public_texts(config) if any(value in text for value in values)]
         if exposed:
             remedy = "give a file the mode 0600; a unit reads it by EnvironmentFile="

@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -157,9 +157,14 @@ class Vault:
             text = text.replace(spelling, MASK)
         return text
 
-    def values(self) -> list[bytes]:
-        """Return the values of the opened files that are long enough to be found in a text (8 characters or more)."""
-        groups = [group for group in self._groups.values() if isinstance(group, Group)]
+    def values(self, inputs: Collection[str]) -> list[bytes]:
+        """Given a host's inputs, return the values of the secret files among them.
+
+        Only those that are long enough to be found in a text: 8 characters or more. Files that other hosts
+        opened do not count: what is wrong with a host is not to depend on who is rendered with it.
+        """
+        opened = ((self.path(name), group) for name, group in self._groups.items())
+        groups = [group for path, group in opened if path in inputs and isinstance(group, Group)]
         found = {secret.reveal().encode() for group in groups for _, secret in flat(group)}
         return sorted(value for value in found if len(value) >= 8)
 
