@@ -3,17 +3,32 @@
     translation = butane.translate(text, files_dir="files")
     translation.json        # bytes for the host
     translation.report      # warnings
+    butane.explain(translation.config)   # and back
 
-`translate` raises BadConfig with every error at once. Supported so far: flatcar 1.0.0 and 1.1.0,
-fcos 1.4.0 and 1.5.0, with users, groups, files, directories, links, units and kernel arguments;
-anything else in a config is an error. No global state but a cache of encoded contents; safe to use
-from several threads.
+`translate` raises BadConfig with the errors. All stable versions of flatcar and fcos. No global state but
+a cache of encoded contents; safe to use from several threads. README.md beside this file says the rest.
 """
 
-from butane.merge import merge, to_json
+from butane.explain import explain
+from butane.localfiles import LocalFiles, Node
+from butane.merge import merge
+from butane.printing import to_json
 from butane.report import BadConfig, Entry
 from butane.translate import Translation, translate
 from butane.urls import data_url
 from butane.validate import check
 
-__all__ = ["BadConfig", "Entry", "Translation", "check", "data_url", "merge", "to_json", "translate"]
+__version__ = "0.1.0"
+__all__ = [
+    "BadConfig",
+    "Entry",
+    "LocalFiles",
+    "Node",
+    "Translation",
+    "check",
+    "data_url",
+    "explain",
+    "merge",
+    "to_json",
+    "translate",
+]

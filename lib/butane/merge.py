@@ -1,29 +1,26 @@
-"""Ignition's merge of two configs, and its printing: the order and omission of fields.
+"""Ignition's merge of two configs.
 
-The rules of the merge: a value that the child gives replaces the parent's; mappings merge field by
-field, so a child's contents without `compression` keep the parent's (which is why our own contents
-always say it); lists merge by key, the parent's entries first and in their order, then what only
-the child has; a key that moved to another list of the same storage leaves the parent's; `append`
-lists are joined; an HTTP header that the child names without a value is removed.
+A value that the child gives replaces the parent's; mappings merge field by field, so a child's contents
+without `compression` keep the parent's (which is why our own contents always say it); lists merge by
+key, the parent's entries first and in their order, then what only the child has; a key that moved to
+another list of the same storage leaves the parent's; `append` lists are joined; an HTTP header that the
+child names without a value is removed.
+
+Source: config/merge of Ignition 2.26.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from butane.schema import CONFIG, HEADER, Field, Struct
+from butane.printing import ordered
+from butane.report import Path
+from butane.schema import HEADER, LATEST, Shape, Slot, ignition_shape
 
-_ESCAPES = str.maketrans(
-    {
-        "<": "\\u003c",
-        ">": "\\u003e",
-        "&": "\\u0026",
-        "\u2028": "\\u2028",
-        "\u2029": "\\u2029",
-    }
-)
+Pair = tuple[int | None, int | None]
+"""Where an entry of a merged list comes from: its index in the parent's list and in the child's."""
 
 
 def merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -32,111 +29,130 @@ def merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     The spec version of the result is the newer one. The result is not validated: two valid
     configs can make an invalid one. Raise ValueError for a field that this package does not know.
     """
-    merged = _merged(ordered(parent), ordered(child), CONFIG)
-    versions = [c["ignition"]["version"] for c in (parent, child) if c.get("ignition")]
+    versions = [c["ignition"]["version"] for c in (parent, child) if c.get("ignition", {}).get("version")]
+    newest = max(versions, key=_numbers, default="")
+    shape = ignition_shape(minor_of(newest))
+    merged = merged_structs(ordered(parent, shape), ordered(child, shape), shape)
     if versions:
-        merged["ignition"]["version"] = max(versions, key=_numbers)
-    return ordered(merged)
+        merged["ignition"]["version"] = newest
+    return ordered(merged, shape)
+
+
+def minor_of(version: str) -> int:
+    """Given a version of Ignition, return its minor number; where it is none of version 3, the latest one."""
+    numbers = _numbers(version)
+    return min(numbers[1], LATEST) if len(numbers) == 3 and numbers[0] == 3 else LATEST
 
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
 
 
-def _merged(parent: dict[str, Any], child: dict[str, Any], struct: Struct) -> dict[str, Any]:
-    result: dict[str, Any] = {**parent, **child}
-    for name, field in struct.by_json.items():
-        if field.many:
-            # even without entries of its own the child can take the parent's to another list
-            result[name] = _merged_list(parent.get(name, []), child, struct, field)
-        elif isinstance(field.type, Struct) and name in parent and name in child:
-            result[name] = _merged(parent[name], child[name], field.type)
-    return result
-
-
-def _merged_list(parent: list[Any], child: dict[str, Any], struct: Struct, field: Field) -> list[Any]:
-    own = child.get(field.json, [])
-    if field.appends:
-        return [*parent, *own]
-    mine = {_key(item, field): item for item in own}
-    elsewhere = _keys_of_sisters(child, struct, field)
-    result: list[Any] = []
-    for item in parent:
-        key = _key(item, field)
-        if key in mine:
-            result += _merged_item(item, mine[key], field)
-        elif key not in elsewhere:
-            result.append(item)
-    known = {_key(item, field) for item in parent}
-    return result + [item for item in own if _key(item, field) not in known]
-
-
-def _merged_item(parent: Any, child: Any, field: Field) -> list[Any]:
-    if not isinstance(field.type, Struct):
-        return [child]
-    if field.type is HEADER and child.get("value") is None:
-        return []
-    return [_merged(parent, child, field.type)]
-
-
-def _keys_of_sisters(child: dict[str, Any], struct: Struct, field: Field) -> set[Any]:
-    """Return the keys in the child's other lists that share one set of keys with this one."""
-    sisters = [other for other in struct.fields if field.shares and other.shares == field.shares]
-    return {_key(item, other) for other in sisters if other is not field for item in child.get(other.json, [])}
-
-
-def _key(item: Any, field: Field) -> Any:
-    return item.get(field.type.key, "") if isinstance(field.type, Struct) else item
-
-
-def ordered(config: dict[str, Any]) -> dict[str, Any]:
-    """Given an Ignition config, return it in Ignition's order of fields, without empty parts.
-
-    Raise ValueError for a field that this package does not know.
-    """
-    result = _ordered(config, CONFIG, "$")
-    result.setdefault("ignition", {"version": ""})
-    return {name: result[name] for name in CONFIG.by_json if name in result}
-
-
-def _ordered(values: dict[str, Any], struct: Struct, path: str) -> dict[str, Any]:
-    for name in values:
-        if name not in struct.by_json:
-            raise ValueError(f"{path}.{name}: this field of Ignition is not supported")
+def merged_structs(parent: dict[str, Any], child: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """Given two mappings of one shape, return what a merge makes of them."""
     result: dict[str, Any] = {}
-    for name, field in struct.by_json.items():
-        value = values.get(name)
-        if value is None:
-            if field.always:
-                result[name] = ""
-        elif not isinstance(field.type, Struct):
-            if value != []:
-                result[name] = list(value) if field.many else value
-        else:
-            here = f"{path}.{name}"
-            part: Any
-            if field.many:
-                part = [_ordered(v, field.type, f"{here}.{i}") for i, v in enumerate(value)]
-            else:
-                part = _ordered(value, field.type, here)
-            if part:
-                result[name] = part
+    for name, slot in shape.by_json.items():
+        one, other = parent.get(name), child.get(name)
+        if slot.many:
+            # even without entries of its own the child can take the parent's to another list
+            if one or other:
+                result[name] = _merged_list(one or [], child, shape, slot)
+        elif slot.shape is not None and one is not None and other is not None:
+            result[name] = merged_structs(one, other, slot.shape)
+        elif slot.plain and other is not None:
+            result[name] = other
+        elif other is not None or one is not None:
+            result[name] = one if other is None else other
     return result
 
 
-def to_json(config: dict[str, Any]) -> bytes:
-    """Given an Ignition config, return it as Go prints it: Ignition's order of fields, empty parts
-    left out, `<`, `>` and `&` escaped, one newline at the end.
+def _merged_list(parent: list[Any], child: dict[str, Any], shape: Shape, slot: Slot) -> list[Any]:
+    own = child.get(slot.json) or []
+    result = []
+    for i, j in pairs(parent, child, shape, slot):
+        if j is None:
+            result.append(parent[i or 0])
+        elif i is None or slot.shape is None:
+            result.append(own[j])
+        else:
+            result.append(merged_structs(parent[i], own[j], slot.shape))
+    return result
 
-    Raise ValueError for a field that this package does not know.
-    """
-    return dump(ordered(config))
+
+def pairs(parent: list[Any], child: dict[str, Any], shape: Shape, slot: Slot) -> Iterator[Pair]:
+    """Given a parent's list and the child that it is merged with, yield where each entry of the result comes from."""
+    own = child.get(slot.json) or []
+    if slot.field.appends:
+        yield from ((i, None) for i in range(len(parent)))
+        yield from ((None, j) for j in range(len(own)))
+        return
+    # of entries with one key the last one counts
+    mine = {key_of(item, slot): j for j, item in enumerate(own)}
+    elsewhere = _keys_of_sisters(child, shape, slot)
+    for i, item in enumerate(parent):
+        key = key_of(item, slot)
+        if key in mine:
+            if not _is_removed(own[mine[key]], slot):
+                yield i, mine[key]
+        elif key not in elsewhere:
+            yield i, None
+    known = {key_of(item, slot) for item in parent}
+    yield from ((None, j) for j, item in enumerate(own) if key_of(item, slot) not in known)
 
 
-def dump(config: dict[str, Any]) -> bytes:
-    """Given an Ignition config whose fields are in order already, return it as Go prints it."""
-    text = json.dumps(config, ensure_ascii=False, separators=(",", ":"))
-    # these characters occur in strings alone, so the whole text can be searched
-    if not text.isascii() or "<" in text or ">" in text or "&" in text:
-        text = text.translate(_ESCAPES)
-    return text.encode("utf-8") + b"\n"
+def _is_removed(item: Any, slot: Slot) -> bool:
+    return slot.shape is not None and slot.shape.struct is HEADER and item.get("value") is None
+
+
+def _keys_of_sisters(child: dict[str, Any], shape: Shape, slot: Slot) -> set[Any]:
+    """Return the keys in the child's other lists that share one set of keys with this one."""
+    shares = slot.field.shares
+    sisters = [other for other in shape.lists if shares and other.field.shares == shares and other is not slot]
+    return {key_of(item, other) for other in sisters for item in child.get(other.json) or ()}
+
+
+def key_of(item: Any, slot: Slot) -> Any:
+    """Given an entry of a list, return what tells it from others."""
+    return item if slot.shape is None else slot.shape.struct.key(item)
+
+
+def value_at(config: Any, path: Path) -> Any:
+    """Given a config and a path, return the value there, None where nothing is."""
+    for part in path:
+        if isinstance(part, int):
+            config = config[part] if isinstance(config, list) and part < len(config) else None
+        else:
+            config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def sources(parent: Any, child: Any, shape: Shape, path: Path) -> tuple[Path | None, Path | None]:
+    """Given two configs and a path of their merge, return the paths of what it was made of, in parent and child."""
+    above: Path | None = ()
+    below: Path | None = ()
+    slot: Slot | None = None
+    holder = child
+    for part in path:
+        if isinstance(part, int):
+            if slot is None:
+                return None, None
+            found = list(pairs(parent or [], holder, shape, slot))
+            if part >= len(found):
+                return None, None
+            i, j = found[part]
+            child = None if j is None else child[j]
+            parent = None if i is None else parent[i]
+            above = None if above is None or i is None else (*above, i)
+            below = None if below is None or j is None else (*below, j)
+            shape = slot.shape or shape
+            slot = None
+        else:
+            shape = slot.shape if slot is not None and slot.shape is not None else shape
+            slot = shape.by_json.get(part)
+            if slot is None:
+                return None, None
+            holder = child or {}
+            parent, child = (parent or {}).get(part), holder.get(part)
+            above = None if above is None else (*above, part)
+            below = None if below is None else (*below, part)
+    return above, below

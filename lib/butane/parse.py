@@ -1,27 +1,33 @@
-"""YAML text to typed values, with every value's place in the text.
+"""YAML text to a tree of nodes, and the places of values in it.
 
-Types come from the schema, not from how a value looks: `yes` is true where a boolean belongs and
-the word where a string belongs, as in Butane. Positions are looked up only for what goes into a
-report; the tree of nodes keeps them.
+The tree is PyYAML's, read with libyaml where that is there. Tags are not resolved: what a value is
+depends on where it stands. Anchors and aliases need a second, slower reading, which keeps aliases as
+nodes of their own, because Butane tells the place of an alias and not of what it stands for.
 """
 
 from __future__ import annotations
 
-import base64
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
 from yaml.composer import Composer
+from yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.parser import Parser
 from yaml.reader import Reader
 from yaml.scanner import Scanner
 
-from butane.report import BadConfig, Entry, Path, dotted
-from butane.schema import Kind, Struct
+from butane.report import BadConfig, Entry, Path
 
 try:
     from yaml._yaml import CParser
@@ -31,32 +37,16 @@ except ImportError:  # PyYAML without libyaml: slower, the same otherwise
 MAX_DEPTH = 100
 PLAIN = "?"
 """The tag of a plain scalar: what it is depends on where it stands."""
-_STR = "tag:yaml.org,2002:str"
-_BINARY = "tag:yaml.org,2002:binary"
-_NUMBERS = frozenset({PLAIN, "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_TRUE = frozenset({"true", "True", "TRUE"})
-_FALSE = frozenset({"false", "False", "FALSE"})
-# Words that only a plain or quoted string in the place of a boolean may use (YAML 1.1)
-_YES = frozenset({"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"})
-_NO = frozenset({"n", "N", "no", "No", "NO", "off", "Off", "OFF"})
-_INTEGER = re.compile(
-    r"(?P<sign>[-+]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)"
-    r"|0[oO]?(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))"
-)
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+TEXT = "tag:yaml.org,2002:str"
 _QUOTED = re.compile(r"""\s*\b[bu]?(['"])(?!<)..+?\1|\s*(['"])(?!<)..+?\2""")
-_MAX_INT = 2**63
+_STAR = re.compile(r"\*[\w-]")
 
 
-class _Mismatch(Exception):
-    """A scalar that is not of the type that belongs in its place."""
+class AliasNode(Node):
+    """An alias: `value` is its name, `target` what it stands for."""
 
-
-class _TooDeep(yaml.YAMLError):
-    def __init__(self, node: Node) -> None:
-        self.problem = "nested too deeply"
-        self.problem_mark = node.start_mark
+    id = "alias"
+    target: Node
 
 
 class _Tags:
@@ -65,12 +55,12 @@ class _Tags:
     depth = 0
 
     def resolve(self, _kind: type[Node], _value: Any, implicit: Any) -> str:
-        return PLAIN if implicit is True or (implicit and implicit[0]) else _STR
+        return PLAIN if implicit is True or (implicit and implicit[0]) else TEXT
 
     def descend_resolver(self, parent: Node | None, _index: Any) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH and parent is not None:
-            raise _TooDeep(parent)
+            raise _unfit("nested too deeply", parent.start_mark)
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
@@ -99,13 +89,97 @@ def compose(text: str) -> Node | None:
         text.encode("utf-8")  # what cannot be encoded is not YAML, and libyaml is given UTF-8
         loader = _composer(text)
         try:
+            if _may_have_aliases(text):
+                return _WithAliases(loader).root()
             return loader.get_node() if loader.check_node() else None
         finally:
             loader.dispose()
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         entry = _syntax_entry(error, text)
     # outside the handler: the original error quotes the text
-    raise BadConfig([entry])
+    raise unread([entry])
+
+
+def _may_have_aliases(text: str) -> bool:
+    """Tell whether a star stands where an alias may: at the start of a line, or behind what begins a value."""
+    for match in _STAR.finditer(text):
+        at = match.start() - 1
+        while at >= 0 and text[at] in " \t":
+            at -= 1
+        if at < 0 or text[at] in "\r\n[{,:?-":
+            return True
+    return False
+
+
+def unread(entries: list[Entry]) -> BadConfig:
+    """Given why a text is no YAML, return what Butane would fail with."""
+    lines = (f"line {entry.line}: {entry.message}" for entry in entries)
+    return BadConfig(entries, "Error unmarshaling yaml: yaml: " + "\n  ".join(lines), unread=True)
+
+
+_KINDS: dict[type, type[Node]] = {
+    ScalarEvent: ScalarNode,
+    SequenceStartEvent: SequenceNode,
+    MappingStartEvent: MappingNode,
+}
+
+
+class _WithAliases:
+    """Builds the tree from a loader's events, as its own composer would, with aliases as nodes.
+
+    An anchor may be used again for something else; libyaml's own composer refuses that.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.anchors: dict[str, Node] = {}
+        self.depth = 0
+
+    def root(self) -> Node | None:
+        self.loader.get_event()
+        if self.loader.check_event(StreamEndEvent):
+            return None
+        self.loader.get_event()
+        node = self.node()
+        self.loader.get_event()
+        return node
+
+    def node(self) -> Node:
+        event: Any = self.loader.get_event()
+        if isinstance(event, AliasEvent):
+            return self.alias(event)
+        tag = event.tag if event.tag not in (None, "!") else self.loader.resolve(Node, None, event.implicit)
+        kind = _KINDS[type(event)]
+        node: Node = kind(tag, event.value if kind is ScalarNode else [], event.start_mark, event.end_mark)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        self.fill(node, event)
+        return node
+
+    def fill(self, node: Node, event: Any) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _unfit("nested too deeply", node.start_mark)
+        if isinstance(event, SequenceStartEvent):
+            while not self.loader.check_event(SequenceEndEvent):
+                node.value.append(self.node())
+            self.loader.get_event()
+        elif isinstance(event, MappingStartEvent):
+            while not self.loader.check_event(MappingEndEvent):
+                node.value.append((self.node(), self.node()))
+            self.loader.get_event()
+        self.depth -= 1
+
+    def alias(self, event: Any) -> AliasNode:
+        if event.anchor not in self.anchors:
+            raise _unfit("unknown anchor", event.start_mark)
+        node = AliasNode(PLAIN, event.anchor, event.start_mark, event.end_mark)
+        node.target = self.anchors[event.anchor]
+        return node
+
+
+def _unfit(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def _syntax_entry(error: Exception, text: str) -> Entry:
@@ -126,192 +200,47 @@ def _character_entry(error: Exception, text: str) -> Entry:
     return Entry("error", "$", line, column, "not valid YAML: character is not allowed")
 
 
-def decode(root: Node | None, struct: Struct) -> tuple[dict[str, Any], list[Entry], set[Path]]:
-    """Given a root node and the struct it should be, return its values by Butane name.
+def locate(root: Node | None, path: Path, at_key: bool = False) -> tuple[int, int]:
+    """Given a path, return line and column (from 1) of the deepest node on it that exists.
 
-    What was not given, or given as null, is left out. Beside the values return what is wrong,
-    and the paths of values that were given but could not be understood.
+    With `at_key` it is the place of the key at the path's end. An alias is not followed.
     """
-    decoder = _Decoder()
-    values = {} if root is None else decoder.struct(root, struct, ())
-    return values, decoder.entries, decoder.broken
-
-
-class _Decoder:
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.broken: set[Path] = set()
-
-    def mismatch(self, path: Path, node: Node, wanted: str) -> None:
-        self.broken.add(path)
-        self.error(path, node, f"cannot read {_described(node)} as {wanted}")
-
-    def error(self, path: Path, node: Node, message: str) -> None:
-        mark = node.start_mark
-        self.entries.append(Entry("error", dotted(path), mark.line + 1, mark.column + 1, message))
-
-    def struct(self, node: Node, struct: Struct, path: Path) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value_node in self.pairs(node, struct, path):
-            field = struct.by_name[key]
-            here = (*path, key)
-            read = self.many if field.many else self.one
-            value = read(value_node, field.type, here)
-            if value is not None:
-                values[key] = value
-        return values
-
-    def pairs(self, node: Node, struct: Struct, path: Path) -> Iterator[tuple[str, Node]]:
-        """Yield the keys that the struct has, each once, with their values."""
-        if not isinstance(node, MappingNode):
-            if not _is_null(node):
-                self.mismatch(path, node, "a mapping")
-            return
-        seen: dict[str, int] = {}
-        for key_node, value in node.value:
-            key = key_node.value
-            if not isinstance(key, str):
-                self.error(path, key_node, "a key must be a scalar")
-            elif key in seen:
-                message = f"mapping key {key} is already defined at line {seen[key]}"
-                self.error((*path, key), key_node, message)
-            else:
-                seen[key] = key_node.start_mark.line + 1
-                if key in struct.by_name:
-                    yield key, value
-                else:
-                    self.error((*path, key), key_node, _unknown(key, struct))
-
-    def many(self, node: Node, kind: Kind | Struct, path: Path) -> list[Any] | None:
-        if not isinstance(node, SequenceNode):
-            if not _is_null(node):
-                self.mismatch(path, node, "a list")
-            return None
-        empty: Any = {} if isinstance(kind, Struct) else ""
-        items = (self.one(item, kind, (*path, i)) for i, item in enumerate(node.value))
-        return [empty if item is None else item for item in items]
-
-    def one(self, node: Node, kind: Kind | Struct, path: Path) -> Any:
-        if isinstance(kind, Struct):
-            return self.struct(node, kind, path)
-        if not isinstance(node, ScalarNode):
-            self.mismatch(path, node, _ARTICLES[kind])
-            return None
-        if node.tag == PLAIN and node.value in _NULL:
-            return None
-        try:
-            return _SCALARS[kind](node)
-        except _Mismatch:
-            self.mismatch(path, node, _ARTICLES[kind])
-            return None
-
-
-_ARTICLES = {
-    Kind.STRING: "a string",
-    Kind.DATA: "a string",
-    Kind.INTEGER: "an integer",
-    Kind.BOOLEAN: "a boolean",
-}
-
-
-def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag == PLAIN and node.value in _NULL
-
-
-def _described(node: Node) -> str:
-    """Name the type of a node; never its value, nor a tag of the user's making."""
-    if isinstance(node, MappingNode):
-        return "a mapping"
-    if isinstance(node, SequenceNode):
-        return "a list"
-    return "a string" if node.tag in (PLAIN, _STR) else "a value with this tag"
-
-
-def _unknown(key: str, struct: Struct) -> str:
-    if key in struct.foreign:
-        return f"key {key} is not supported"
-    close = difflib.get_close_matches(key, list(struct.by_name), n=1)
-    return f"unused key {key}" + (f" (did you mean {close[0]}?)" if close else "")
-
-
-def _string(node: ScalarNode) -> str:
-    value: str = node.value
-    if node.tag == _BINARY or not value.isascii():
-        try:
-            return _data(node).decode("utf-8")
-        except UnicodeDecodeError:
-            raise _Mismatch from None
-    return value
-
-
-def _data(node: ScalarNode) -> bytes:
-    value: str = node.value
-    try:
-        if node.tag == _BINARY:
-            return base64.b64decode("".join(value.split()), validate=True)
-        return value.encode("utf-8")
-    except ValueError:  # no base64; or half a character, which libyaml would not let through
-        raise _Mismatch from None
-
-
-def _integer(node: ScalarNode) -> int:
-    if node.tag not in _NUMBERS:
-        raise _Mismatch
-    number = _number(node.value.replace("_", ""))
-    if number is None or not -_MAX_INT <= number < _MAX_INT:
-        raise _Mismatch
-    return number
-
-
-def _number(text: str) -> int | None:
-    """Given a number without underscores, return it; a leading zero means octal if it can."""
-    match = _INTEGER.fullmatch(text)
-    if match is not None:
-        for name, base in (("hex", 16), ("bin", 2), ("oct", 8), ("dec", 10)):
-            if match[name] is not None and len(match[name]) < 100:
-                return int(match["sign"] + match[name], base)
-        return None
-    if _FLOAT.fullmatch(text) is None or len(text) > 100:
-        return None
-    number = float(text)
-    return int(number) if number.is_integer() else None
-
-
-def _boolean(node: ScalarNode) -> bool:
-    value = node.value
-    given = node.tag != _STR
-    if value in _YES or (given and value in _TRUE):
-        return True
-    if value in _NO or (given and value in _FALSE):
-        return False
-    raise _Mismatch
-
-
-_SCALARS: dict[Kind, Callable[[ScalarNode], Any]] = {
-    Kind.STRING: _string,
-    Kind.DATA: _data,
-    Kind.INTEGER: _integer,
-    Kind.BOOLEAN: _boolean,
-}
-
-
-def locate(root: Node | None, path: Path) -> tuple[int, int]:
-    """Given a path, return line and column (from 1) of the deepest node on it that exists."""
     if root is None:
         return 1, 1
     node = root
-    for part in path:
-        below = _child(node, part)
+    for part in path[:-1] if at_key else path:
+        below = child(node, part)
         if below is None:
-            break
+            return _place(node)
         node = below
+    return _place((_key(node, path[-1]) if at_key else None) or node)
+
+
+def _place(node: Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-def _child(node: Node, part: str | int) -> Node | None:
+def child(node: Node, part: str | int) -> Node | None:
+    """Given a node and a key or an index, return what is there, None where nothing is."""
     if isinstance(node, MappingNode):
-        return next((value for key, value in node.value if key.value == part), None)
+        # of a key that stands there twice the last one counts, as in Butane's index of the text
+        return next((value for key, value in reversed(node.value) if _named(key, part)), None)
     if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
-        child: Node = node.value[part]
-        return child
+        found: Node = node.value[part]
+        return found
     return None
+
+
+def _key(node: Node, name: str | int) -> Node | None:
+    pairs = node.value if isinstance(node, MappingNode) else ()
+    return next((key for key, _ in pairs if _named(key, name)), None)
+
+
+def _named(key: Node, name: str | int) -> bool:
+    return isinstance(key.value, str) and key.value == name
+
+
+def keys(node: MappingNode) -> Iterator[str]:
+    """Given a mapping, yield the text of its keys; of one that is no scalar, nothing ("")."""
+    for key, _ in node.value:
+        yield key.value if isinstance(key.value, str) else ""

@@ -9,7 +9,7 @@ import zlib
 from functools import lru_cache
 from urllib.parse import parse_qs, quote_from_bytes
 
-from butane.schema import Version
+from butane.report import Severity
 
 _UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.!~*'()"
 _GZIP_HEADER = bytes.fromhex("1f8b08000000000002ff")
@@ -48,6 +48,11 @@ def data_url(data: bytes) -> tuple[str, str]:
     return _remembered(data) if len(data) <= _CACHED_SIZE else _shortest(data)
 
 
+def escaped_data_url(data: bytes) -> str:
+    """Given bytes, return the only data URL that the first version of Butane made."""
+    return "data:," + quote_from_bytes(data, safe="!~*'()")
+
+
 def plain_data_url(data: bytes) -> str:
     """Given bytes that are compressed already, return the shorter of their two plain data URLs."""
     return _plain(data)[0]
@@ -63,7 +68,7 @@ def _plain_length(data: bytes) -> int:
 
 def _plain(data: bytes) -> tuple[str, str]:
     if _escaped_length(data) == _plain_length(data):
-        return "data:," + quote_from_bytes(data, safe="!~*'()"), ""
+        return escaped_data_url(data), ""
     return "data:;base64," + base64.b64encode(data).decode("ascii"), ""
 
 
@@ -87,18 +92,38 @@ def _gzip(data: bytes) -> bytes:
     return _GZIP_HEADER + body + tail
 
 
-def url_fault(url: str, spec: Version) -> str | None:
-    """Given the source of a resource, return what Ignition has against it, or None."""
+def url_fault(url: str, minor: int) -> str | None:
+    """Given the source of a resource, return what Ignition 3.`minor` has against it, or None."""
     scheme, rest = _split(url)
     if rest is None:
         return "unable to parse url"
     check = _CHECKS.get(scheme)
-    if check is None or (scheme == "arn" and spec < (3, 4, 0)):
+    if check is None or minor < _FIRST_WITH.get(scheme, 0):
         return "invalid url scheme"
     return check(url, rest)
 
 
-def takes_headers(url: str) -> str | None:
+def tang_fault(url: str) -> str | None:
+    """Given the URL of a tang server, return what Ignition has against it, or None."""
+    scheme, rest = _split(url)
+    if rest is None:
+        return "unable to parse url"
+    return None if scheme in ("http", "https") else "invalid url scheme"
+
+
+def proxy_fault(url: str, may_be_plain: bool) -> tuple[str, Severity] | None:
+    """Given the URL of a proxy, return what Ignition has against it and how much, or None."""
+    scheme, rest = _split(url)
+    if rest is None:
+        return "unable to parse url", "error"
+    if scheme not in ("http", "https"):
+        return "proxies must be http(s)", "error"
+    if scheme == "http" and not may_be_plain:
+        return "insecure plaintext HTTP proxy specified for HTTPS resources", "warning"
+    return None
+
+
+def header_fault(url: str) -> str | None:
     """Given the source of a resource with HTTP headers, return what is wrong with it, or None."""
     scheme, rest = _split(url)
     if not url or rest is None:
@@ -172,6 +197,8 @@ def _arn_fault(url: str, rest: str) -> str | None:
     return _s3_fault(url, rest)
 
 
+# The minor version of Ignition 3 that first knew a scheme
+_FIRST_WITH = {"gs": 2, "arn": 4}
 _CHECKS = {
     "http": _no_fault,
     "https": _no_fault,

@@ -1,21 +1,57 @@
-"""What Butane and Ignition ask of values that have the right types.
+"""What Ignition asks of a config. The words are Ignition's, and so is the order.
 
-`source_faults` judges a config as the user wrote it, by Butane's rules; `config_faults` judges an
-Ignition config, by Ignition's. The words are theirs.
+Source: config/v3_0 to config/v3_6 and config/validate of Ignition 2.26.
 """
 
 from __future__ import annotations
 
-import posixpath
+import json
 import re
-from collections.abc import Collection, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from butane.gojson import BadJson, parse_json
+from butane.localfiles import clean
+from butane.merge import key_of, minor_of
 from butane.report import Entry, Fault, Path, dotted
-from butane.schema import CONFIG, SPECS, Field, Struct, Version
+from butane.schema import (
+    CA_REFERENCE,
+    CLEVIS_CUSTOM,
+    CONFIG,
+    CONFIG_REFERENCE,
+    CUSTOM,
+    DIRECTORY,
+    DISK,
+    DROPIN,
+    FILE,
+    FILESYSTEM,
+    GROUP_OF_NODE,
+    IGNITION,
+    IGNITION_CONFIG,
+    LINK,
+    LUKS,
+    PARTITION,
+    PROXY,
+    RAID,
+    RESOURCE,
+    STORAGE,
+    SYSTEMD,
+    TANG,
+    TLS,
+    UNIT,
+    USER_OF_NODE,
+    Dialect,
+    Shape,
+    Struct,
+    ignition_shape,
+    leads_to,
+)
 from butane.units import BadUnit, option_sections
-from butane.urls import takes_headers, url_fault
+from butane.urls import header_fault, proxy_fault, tang_fault, url_fault
+
+Values = dict[str, Any]
+UNKNOWN_VERSION = "unsupported config version"
 
 _SYSTEMD = "/etc/systemd/system/"
 _UNIT_TYPES = (
@@ -32,220 +68,247 @@ _UNIT_TYPES = (
     ".slice",
     ".scope",
 )
-_INSTANCE = re.compile(r"(.+?)@(.+?)\.service")
+_INSTANCE = re.compile(r"([^\n]+?)@([^\n]+?)\.service")
+_SEMVER = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
 _DIGEST_LENGTHS = {"sha512": 128, "sha256": 64}
 _SPECIAL_BITS = "setuid/setgid/sticky bits are not supported or functional in spec versions older than 3.6.0"
-_DECIMAL_MODE = "unreasonable mode would be reasonable if specified in octal; remember to add a leading zero"
+_LABEL_LENGTHS = {"ext4": 16, "btrfs": 256, "xfs": 12, "swap": 15, "vfat": 11}
+_PARTITION_LABEL, _LUKS_LABEL = 36, 47
+_GUID = re.compile(r"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
+_STRIPED = ("linear", "raid0", "0", "stripe")
+_RAID_LEVELS = (*_STRIPED, "raid1", "1", "mirror", "raid4", "4", "raid5", "5", "raid6", "6", "raid10", "10")
+_PINS = ("tpm2", "tang", "sss")
 
 
-def source_faults(values: dict[str, Any]) -> Iterator[Fault]:
-    """Given a decoded Butane config, yield what Butane has against it, by Butane's paths."""
-    storage = values.get("storage", {})
-    for i, file in enumerate(storage.get("files", ())):
-        path: Path = ("storage", "files", i)
-        yield from _decimal_mode(file, path, directory=False)
-        yield from _one_source(file.get("contents", {}), (*path, "contents"))
-        for j, resource in enumerate(file.get("append", ())):
-            yield from _one_source(resource, (*path, "append", j))
-    for i, directory in enumerate(storage.get("directories", ())):
-        yield from _decimal_mode(directory, ("storage", "directories", i), directory=True)
+def check(config: Values) -> tuple[Entry, ...]:
+    """Given an Ignition config, such as merge gave, return what Ignition has against it; entries have no lines.
+
+    Raise ValueError for a field that its version does not have.
+    """
+    minor = minor_of(config.get("ignition", {}).get("version", ""))
+    shape = ignition_shape(minor)
+    faults = [*duplicates(config, shape), *ignition_faults(config, shape, minor)]
+    return tuple(Entry(f.kind, dotted(f.path), None, None, f.message) for f in faults)
 
 
-def _one_source(resource: dict[str, Any], path: Path) -> Iterator[Fault]:
-    given = [name for name in ("local", "inline", "source") if name in resource]
-    if len(given) > 1:
-        message = "only one of the following can be set: inline, local, source"
-        yield Fault((*path, given[-1]), message)
+def filtered(config: Values, dialect: Dialect) -> Iterator[Fault]:
+    """Given an Ignition config, yield what the variant does not have though its version of Ignition does."""
+    if dialect.variant == "flatcar":
+        for i, luks in enumerate(config.get("storage", {}).get("luks", ())):
+            if luks.get("clevis"):
+                yield Fault(("storage", "luks", i, "clevis"), "clevis is not supported in this spec version")
 
 
-def _decimal_mode(node: dict[str, Any], path: Path, *, directory: bool) -> Iterator[Fault]:
-    mode = node.get("mode")
-    if mode is not None and _looks_decimal(mode, directory):
-        yield Fault((*path, "mode"), _DECIMAL_MODE, "warning")
+def duplicates(config: Values, shape: Shape, path: Path = ()) -> Iterator[Fault]:
+    """Given an Ignition config, yield the entries of lists whose key another entry has already."""
+    seen: dict[str, set[Any]] = {}
+    for slot in shape.lists:
+        keys = seen.setdefault(slot.field.shares or slot.json, set())
+        for i, item in enumerate(config.get(slot.json) or ()):
+            key = key_of(item, slot)
+            if key in keys:
+                yield Fault((*path, slot.json, i), "duplicate entry defined")
+            keys.add(key)
+    for slot in shape.nested:
+        value = config.get(slot.json)
+        if slot.shape is None or not slot.shape.nested or not value:
+            continue
+        if slot.many:
+            for i, item in enumerate(value):
+                yield from duplicates(item, slot.shape, (*path, slot.json, i))
+        else:
+            yield from duplicates(value, slot.shape, (*path, slot.json))
 
 
-def _looks_decimal(mode: int, directory: bool) -> bool:
-    digits = str(mode)
-    if not 0 <= mode <= 7777 or "8" in digits or "9" in digits:
-        return False
-    return not _is_usual(mode, directory) and _is_usual(int(digits, 8), directory)
+@dataclass(frozen=True)
+class _Context:
+    minor: int
+    made: Collection[str]
 
 
-def _is_usual(mode: int, directory: bool) -> bool:
-    """Say whether a mode is one that people set: nobody may do what those before may not."""
-    if mode == 0:
-        return True
-    triples = [mode >> 6 & 7, mode >> 3 & 7, mode & 7]
-    wider = pairwise(triples)
-    if any(other & ~one or (one & 1 and other and not other & 1) for one, other in wider):
-        return False
-    owner = triples[0]
-    if any(triple and not triple & 4 for triple in triples) or not owner:
-        return False
-    special, executable, writable = mode & 0o7000, owner & 1, owner & 2
-    if directory:
-        return bool(executable and not special & 0o4000 and (writable or not special & 0o3000))
-    if special & 0o6000 and (not executable or mode & 2):
-        return False
-    return not special & 0o1000
+_Check = Callable[[Values, Path, _Context], Iterator[Fault]]
 
 
-def check(config: dict[str, Any]) -> tuple[Entry, ...]:
-    """Given an Ignition config, such as merge gave, return what Ignition has against it; entries have no lines."""
-    return tuple(Entry(f.kind, dotted(f.path), None, None, f.message) for f in config_faults(config))
-
-
-def config_faults(config: dict[str, Any], made: Collection[str] = ()) -> Iterator[Fault]:
-    """Given an Ignition config, yield what Ignition has against it, by Ignition's paths.
+def ignition_faults(config: Values, shape: Shape, minor: int, made: Collection[str] = ()) -> Iterator[Fault]:
+    """Given an Ignition config of 3.`minor`, yield what Ignition has against it, by Ignition's paths.
 
     `made` are sources that need no check, because they are our own data URLs.
     """
-    version = config.get("ignition", {}).get("version", "")
-    spec = next((spec for spec in SPECS.values() if version == ".".join(map(str, spec))), None)
-    if spec is None:
-        yield Fault(("ignition", "version"), "unsupported config version")
-        return
-    yield from _duplicates(config, CONFIG, ())
-    storage = config.get("storage", {})
-    units = config.get("systemd", {}).get("units", ())
-    yield from _Storage(storage, spec, made).faults()
-    yield from _unit_faults(units)
-    yield from _shadowed(storage, units)
+    if "ignition" not in config:
+        config = {**config, "ignition": {}}
+    return _walk(config, shape, (), _Context(minor, made))
 
 
-def _duplicates(values: dict[str, Any], struct: Struct, path: Path) -> Iterator[Fault]:
-    seen: dict[str, set[str]] = {}
-    for field in struct.nested:
-        value = values.get(field.json)
-        if not value:
+def _walk(values: Values, shape: Shape, path: Path, context: _Context) -> Iterator[Fault]:
+    check = _CHECKS.get(shape.struct)
+    if check is not None:
+        yield from check(values, path, context)
+    for slot in shape.nested:
+        inner = slot.shape
+        value = values.get(slot.json)
+        if inner is None or value is None or not leads_to(inner.struct, _CHECKED):
             continue
-        here = (*path, field.json)
-        if isinstance(field.type, Struct) and field.type.nested:
-            for step, item in _items(value, field):
-                yield from _duplicates(item, field.type, (*here, *step))
-        if field.many and not field.appends:
-            keys = seen.setdefault(field.shares or field.name, set())
+        if slot.many:
             for i, item in enumerate(value):
-                key = item.get(field.type.key) if isinstance(field.type, Struct) else item
-                if key in keys:
-                    yield Fault((*here, i), "duplicate entry defined")
-                keys.add(key)
+                yield from _walk(item, inner, (*path, slot.json, i), context)
+        else:
+            yield from _walk(value, inner, (*path, slot.json), context)
 
 
-def _items(value: Any, field: Field) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the mappings that a field holds, one or many, with their indexes."""
-    if field.many:
-        yield from (((i,), item) for i, item in enumerate(value))
-    else:
-        yield (), value
-
-
-class _Storage:
-    """The rules of files, directories and links."""
-
-    def __init__(self, storage: dict[str, Any], spec: Version, made: Collection[str]) -> None:
-        self.files = storage.get("files", ())
-        self.directories = storage.get("directories", ())
-        self.links = storage.get("links", ())
-        self.spec = spec
-        self.made = made
-        self.directory_paths = {directory.get("path", "") for directory in self.directories}
-        self.link_paths = {link.get("path", "") for link in self.links} - {"/"}
-
-    def faults(self) -> Iterator[Fault]:
-        for i, directory in enumerate(self.directories):
-            yield from self.node(directory, ("storage", "directories", i), "directory")
-        for i, file in enumerate(self.files):
-            yield from self.node(file, ("storage", "files", i), "file")
-            yield from self.file(file, ("storage", "files", i))
-        for i, link in enumerate(self.links):
-            yield from self.node(link, ("storage", "links", i), "link")
-            yield from self.link(link, ("storage", "links", i))
-
-    def node(self, node: dict[str, Any], path: Path, name: str) -> Iterator[Fault]:
-        where = node.get("path", "")
-        message = _path_fault(where)
-        if message:
-            yield Fault((*path, "path"), message)
-        if self.link_paths and any(parent in self.link_paths for parent in _parents(where)):
-            yield Fault(path, f"{name} path includes link in config")
-        yield from _mode_faults(node.get("mode"), (*path, "mode"))
-        for owner in ("user", "group"):
-            given = node.get(owner, {})
-            if given.get("id") is not None and given.get("name"):
-                yield Fault((*path, owner), "cannot set both id and name")
-
-    def file(self, file: dict[str, Any], path: Path) -> Iterator[Fault]:
-        contents = file.get("contents", {})
-        if file.get("overwrite") and contents.get("source") is None:
-            message = "overwrite must be false if source is unspecified"
-            yield Fault((*path, "overwrite"), message)
-        yield from self.resource(contents, (*path, "contents"))
-        for i, resource in enumerate(file.get("append", ())):
-            yield from self.resource(resource, (*path, "append", i))
-
-    def link(self, link: dict[str, Any], path: Path) -> Iterator[Fault]:
-        target = link.get("target")
-        if not target:
-            yield Fault((*path, "target"), "link target is required")
-        elif link.get("hard"):
-            # a relative target counts from the link itself: Ignition's own reading
-            whole = _clean(posixpath.join(link.get("path", ""), target))
-            if whole in self.directory_paths:
-                yield Fault(path, "hard link target is a directory")
-            for owner in ("user", "group"):
-                for name in link.get(owner, {}):
-                    message = "user/group ignored for hard link"
-                    yield Fault((*path, owner, name), message, "warning")
-
-    def resource(self, resource: dict[str, Any], path: Path) -> Iterator[Fault]:
-        if not resource:
-            return
-        source = resource.get("source")
-        if resource.get("compression", "") not in ("", "gzip"):
-            yield Fault((*path, "compression"), "invalid compression method")
-        yield from _hash_faults(resource.get("verification", {}).get("hash"), source, path)
-        if source and source not in self.made:
-            message = url_fault(source, self.spec)
-            if message:
-                yield Fault((*path, "source"), message)
-        yield from _header_faults(resource.get("httpHeaders", ()), source, path)
-
-
-def _hash_faults(given: str | None, source: str | None, path: Path) -> Iterator[Fault]:
-    here = (*path, "verification", "hash")
-    if given is None:
+def _config(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    units = values.get("systemd", {}).get("units") or ()
+    taken = {_SYSTEMD + unit.get("name", "") for unit in units if unit.get("contents")}
+    for unit in units:
+        for dropin in unit.get("dropins") or ():
+            if dropin.get("contents"):
+                taken.add(f"{_SYSTEMD}{unit.get('name', '')}.d/{dropin.get('name', '')}")
+    if not taken:
         return
-    if source is None:
-        yield Fault(here, "source must be specified if verification is specified")
+    for name in ("files", "directories", "links"):
+        for i, node in enumerate(values.get("storage", {}).get(name) or ()):
+            if node.get("path") in taken:
+                yield Fault((*path, "storage", name, i, "path"), "path conflicts with systemd unit or dropin")
+
+
+def version_fault(config: Values, minor: int) -> str | None:
+    """Given an Ignition config that should be of 3.`minor`, return what is wrong with its version, or None."""
+    return _version_fault(config.get("ignition", {}), minor)
+
+
+def _version_fault(ignition: Values, minor: int) -> str | None:
+    match = _SEMVER.fullmatch(ignition.get("version") or "")
+    if match is None:
+        return "invalid config version (couldn't parse)"
+    known = [int(match[i]) for i in (1, 2, 3)] == [3, minor, 0] and not match[4] and not match[5]
+    return None if known else UNKNOWN_VERSION
+
+
+def _ignition(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    message = _version_fault(values, context.minor)
+    if message:
+        yield Fault((*path, "version"), message)
+
+
+def _ignition_config(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    if context.minor:
+        for i, resource in enumerate(values.get("merge") or ()):
+            yield from _required_source(resource, (*path, "merge", i), context)
+
+
+def _tls(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    if context.minor:
+        for i, resource in enumerate(values.get("certificateAuthorities") or ()):
+            yield from _required_source(resource, (*path, "certificateAuthorities", i), context)
+
+
+def _required_source(resource: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    source = resource.get("source")
+    message = _source_fault(source, context) if source else "source is required"
+    if message:
+        yield Fault(path, message)
+
+
+def _source_fault(source: str | None, context: _Context) -> str | None:
+    return None if not source or source in context.made else url_fault(source, context.minor)
+
+
+def _reference(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    message = _source_fault(values.get("source"), context)
+    if message:
+        yield Fault((*path, "source"), message)
+    yield from _hash(values, path, context)
+
+
+def _ca_reference(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    message = url_fault(values.get("source", ""), context.minor)
+    if message:
+        yield Fault((*path, "source"), message)
+    yield from _hash(values, path, context)
+
+
+def _resource(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    source = values.get("source")
+    if (values.get("compression") or "") not in ("", "gzip"):
+        yield Fault((*path, "compression"), "invalid compression method")
+    if source is None and values.get("verification", {}).get("hash") is not None:
+        yield Fault((*path, "verification", "hash"), "source must be specified if verification is specified")
+    message = _source_fault(source, context)
+    if message:
+        yield Fault((*path, "source"), message)
+    headers = values.get("httpHeaders")
+    message = header_fault(source or "") if headers else None
+    if message:
+        yield Fault((*path, "httpHeaders"), message)
+    for i, header in enumerate(headers or ()):
+        yield from _header(header, (*path, "httpHeaders", i))
+    yield from _hash(values, path, context)
+
+
+def _header(header: Values, path: Path) -> Iterator[Fault]:
+    if not header.get("name"):
+        yield Fault((*path, "name"), "HTTP header name can't be empty")
+    if header.get("value") == "":
+        yield Fault((*path, "value"), "unable to parse HTTP header")
+
+
+def _hash(resource: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    given = resource.get("verification", {}).get("hash")
+    message = _hash_fault(given, context) if given is not None else None
+    if message:
+        yield Fault((*path, "verification", "hash"), message)
+
+
+def _hash_fault(given: str, context: _Context) -> str | None:
     function, dash, digest = given.partition("-")
     if not dash:
-        yield Fault(here, "malformed hash specifier")
-    elif function not in _DIGEST_LENGTHS:
-        yield Fault(here, "unrecognized hash function")
-    elif len(digest.encode("utf-8", "surrogatepass")) != _DIGEST_LENGTHS[function]:
-        yield Fault(here, "incorrect size for hash sum")
+        return "malformed hash specifier"
+    if function not in _DIGEST_LENGTHS or (function == "sha256" and not context.minor):
+        return "unrecognized hash function"
+    return None if len(_utf8(digest)) == _DIGEST_LENGTHS[function] else "incorrect size for hash sum"
 
 
-def _header_faults(headers: Collection[dict[str, Any]], source: str | None, path: Path) -> Iterator[Fault]:
-    here = (*path, "httpHeaders")
-    message = takes_headers(source or "") if headers else None
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _proxy(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    for name, plain in (("httpProxy", True), ("httpsProxy", False)):
+        url = values.get(name)
+        fault = proxy_fault(url, plain) if url is not None else None
+        if fault:
+            yield Fault((*path, name), *fault)
+
+
+def _owner(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    if values.get("id") is not None and values.get("name"):
+        yield Fault(path, "cannot set both id and name")
+
+
+def _node(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    message = _path_fault(values.get("path", ""))
     if message:
-        yield Fault(here, message)
-    for i, header in enumerate(headers):
-        if not header.get("name"):
-            yield Fault((*here, i, "name"), "HTTP header name can't be empty")
-        if header.get("value") == "":
-            yield Fault((*here, i, "value"), "unable to parse HTTP header")
+        yield Fault((*path, "path"), message)
 
 
-def _mode_faults(mode: int | None, path: Path) -> Iterator[Fault]:
+def _mode(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    mode = values.get("mode")
     if mode is None:
         return
     if not 0 <= mode <= 0o7777:
-        yield Fault(path, "illegal file mode")
-    if mode & 0o7000:
-        yield Fault(path, _SPECIAL_BITS, "warning")
+        yield Fault((*path, "mode"), "illegal file mode")
+    if context.minor < 6 and mode & 0o7000:
+        yield Fault((*path, "mode"), _SPECIAL_BITS, "warning")
+
+
+def _directory(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    yield from _node(values, path, context)
+    yield from _mode(values, path, context)
+
+
+def _file(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    yield from _directory(values, path, context)
+    if values.get("overwrite") and values.get("contents", {}).get("source") is None:
+        yield Fault((*path, "overwrite"), "overwrite must be false if source is unspecified")
 
 
 def _path_fault(path: str) -> str | None:
@@ -253,13 +316,39 @@ def _path_fault(path: str) -> str | None:
         return "path not specified"
     if not path.startswith("/"):
         return "path not absolute"
-    return None if _clean(path) == path else "path is not fully simplified"
+    return None if clean(path) == path else "path is not fully simplified"
 
 
-def _clean(path: str) -> str:
-    # POSIX keeps two leading slashes, Go does not
-    normal = posixpath.normpath(path)
-    return "/" + normal.lstrip("/") if normal.startswith("/") else normal
+def _storage(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    links = values.get("links") or ()
+    # the path of a link and a slash; as in Ignition, a link without a path is above everything
+    above = {link.get("path", "") for link in links}
+    if links:
+        for name in ("directories", "files"):
+            for i, node in enumerate(values.get(name) or ()):
+                word = "directory" if name == "directories" else "file"
+                yield from _below_link(node, (*path, name, i), above, word)
+        directories = {node.get("path", "") for node in values.get("directories") or ()}
+        for i, link in enumerate(links):
+            yield from _below_link(link, (*path, "links", i), above, "link")
+            yield from _link(link, (*path, "links", i), directories, context)
+    disks = {disk.get("device", ""): disk for disk in values.get("disks") or ()}
+    for i, fs in enumerate(values.get("filesystems") or ()):
+        disk = disks.get(fs.get("device", ""))
+        if disk is None:
+            continue
+        here: Path = (*path, "filesystems", i, "device")
+        if disk.get("partitions"):
+            yield Fault(here, "filesystem overwrites partitioned device", "warning")
+        elif disk.get("wipeTable") and not fs.get("wipeFilesystem"):
+            message = "device matches disk with wipeTable enabled; filesystem will be wiped"
+            yield Fault(here, message, "warning")
+
+
+def _below_link(node: Values, path: Path, links: Collection[str], word: str) -> Iterator[Fault]:
+    where = node.get("path", "")
+    if any(parent in links for parent in _parents(where)):
+        yield Fault(path, f"{word} path includes link in config")
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -269,22 +358,266 @@ def _parents(path: str) -> Iterator[str]:
         at = path.rfind("/", 0, at)
 
 
-def _unit_faults(units: Collection[dict[str, Any]]) -> Iterator[Fault]:
+def _link(link: Values, path: Path, directories: Collection[str], context: _Context) -> Iterator[Fault]:
+    target = link.get("target")
+    if not target and context.minor >= 3:
+        yield Fault((*path, "target"), "link target is required")
+        return
+    if not link.get("hard"):
+        return
+    # a relative target counts from the link itself: Ignition's own reading
+    whole = clean(target) if target and target.startswith("/") else _joined(link.get("path", ""), target or "")
+    if whole in directories:
+        yield Fault(path, "hard link target is a directory")
+    for owner in ("user", "group"):
+        for name in ("id", "name"):
+            if link.get(owner, {}).get(name) is not None:
+                yield Fault((*path, owner, name), "user/group ignored for hard link", "warning")
+
+
+def _joined(*parts: str) -> str:
+    whole = "/".join(part for part in parts if part)
+    return clean(whole) if whole else ""
+
+
+def _disk(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    device = values.get("device", "")
+    if not device:
+        yield Fault((*path, "device"), "disk device is required")
+        return
+    message = _path_fault(device)
+    if message:
+        yield Fault((*path, "device"), message)
+    partitions = values.get("partitions") or []
+    here: Path = (*path, "partitions")
+    found = _second_of_a_number(partitions)
+    if found is not None:
+        yield Fault((*here, found), "partition numbers collide")
+    found = _overlapping(partitions)
+    if found is not None:
+        yield Fault((*here, found), "partitions overlap")
+    gone = any(partition.get("shouldExist") is False for partition in partitions)
+    if gone and not all(partition.get("number") for partition in partitions):
+        message = "shouldExist is false for a partition and other partition(s) has start or size 0"
+        yield Fault(here, message)
+    found = _second_of_a_label(partitions)
+    if found is not None:
+        yield Fault((*here, found), "cannot use the same partition label twice")
+
+
+def _second_of_a_number(partitions: list[Values]) -> int | None:
+    """Return the index of a partition whose number another one has already."""
+    seen: set[int] = set()
+    for i, partition in enumerate(partitions):
+        number = partition.get("number")
+        if number and number in seen:
+            return i
+        seen.add(number or 0)
+    return None
+
+
+def _second_of_a_label(partitions: list[Values]) -> int | None:
+    seen: set[str | None] = {None}
+    for i, partition in enumerate(partitions):
+        label = partition.get("label")
+        if label is not None and label in seen:
+            return i
+        seen.add(label)
+    return None
+
+
+def _overlapping(partitions: list[Values]) -> int | None:
+    """Return the index of a partition that lies over another one, as far as both say where they lie."""
+    placed = [(i, p["startMiB"], _end(p)) for i, p in enumerate(partitions) if p.get("startMiB") and "sizeMiB" in p]
+    for i, start, end in placed:
+        for j, other_start, other_end in placed:
+            inside = other_start <= start <= other_end or other_start <= end <= other_end
+            if i != j and (inside or (start < other_start and end > other_end)):
+                return j
+    return None
+
+
+def _end(partition: Values) -> int:
+    # a size of 0 fills what is free: nobody knows where that ends
+    start: int = partition["startMiB"]
+    return start + partition["sizeMiB"] - 1 if partition["sizeMiB"] else start
+
+
+def _partition(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    label = values.get("label")
+    others = (label, values.get("startMiB"), values.get("sizeMiB"))
+    named = values.get("typeGuid") or values.get("guid") or any(other is not None for other in others)
+    if values.get("shouldExist") is False and named:
+        yield Fault(path, "shouldExist specified false with other options also specified")
+    if not values.get("number") and label is None:
+        yield Fault(path, "a partition number >= 1 or a label must be specified")
+    if label is not None:
+        if len(_utf8(label)) > _PARTITION_LABEL:
+            yield Fault((*path, "label"), "partition labels may not exceed 36 characters")
+        elif ":" in label:
+            yield Fault((*path, "label"), "partition label will be truncated to text before the colon")
+    for name in ("guid", "typeGuid"):
+        if _GUID.fullmatch(values.get(name) or "") is None:
+            yield Fault((*path, name), 'doesn\'t match the form "01234567-89AB-CDEF-EDCB-A98765432101"')
+
+
+def _filesystem(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    where = values.get("path")
+    faults = (
+        ("path", _path_fault(where) if where else None),
+        ("device", _path_fault(values.get("device", ""))),
+        ("format", _format_fault(values, context)),
+        ("label", _label_fault(values)),
+    )
+    yield from (Fault((*path, name), message) for name, message in faults if message)
+
+
+def _format_fault(fs: Values, context: _Context) -> str | None:
+    form = fs.get("format")
+    if form:
+        known = (*_LABEL_LENGTHS, *(["none"] if context.minor >= 3 else []))
+        return None if form in known else "invalid filesystem format"
+    if any(fs.get(name) for name in ("path", "label", "uuid", "wipeFilesystem", "mountOptions", "options")):
+        return "format cannot be empty when path, label, uuid, wipeFilesystem, options, or mountOptions is specified"
+    return None
+
+
+def _label_fault(fs: Values) -> str | None:
+    label, form = fs.get("label"), fs.get("format")
+    if not label:
+        return None
+    if not form:
+        return "filesystem must specify format if label is specified"
+    longest = _LABEL_LENGTHS.get(form)
+    if longest is not None and len(_utf8(label)) > longest:
+        return f"filesystem labels cannot be longer than {longest} characters when using {form}"
+    return None
+
+
+def _luks(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    if "/" in values.get("name", ""):
+        yield Fault((*path, "name"), "device names cannot contain slashes")
+    if len(_utf8(values.get("label") or "")) > _LUKS_LABEL:
+        yield Fault((*path, "label"), "luks device labels cannot be longer than 47 characters")
+    device = values.get("device")
+    message = _path_fault(device) if device else "disk device is required"
+    if message:
+        yield Fault((*path, "device"), message)
+    clevis, key_file = values.get("clevis") or {}, values.get("keyFile", {}).get("source")
+    custom = clevis.get("custom")
+    chosen = bool(clevis.get("tang") or clevis.get("tpm2") or clevis.get("threshold"))
+    has_custom = bool(custom and custom.get("pin")) if context.minor >= 3 else custom is not None
+    if has_custom and chosen:
+        yield Fault((*path, "clevis"), "cannot use custom clevis config with tpm2, tang, or threshold")
+    if _source_fault(key_file, context):
+        yield Fault((*path, "keys"), "invalid key-file source")
+    if values.get("cex", {}).get("enabled"):
+        if has_custom or chosen:
+            yield Fault((*path, "cex"), "cannot use cex with clevis")
+        if key_file:
+            yield Fault((*path, "cex"), "cannot use key file with cex")
+
+
+def _custom(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    pin, config = values.get("pin"), values.get("config")
+    if not pin and not config and not (context.minor >= 3 and values.get("needsNetwork")):
+        return
+    if not pin and context.minor >= 3:
+        yield Fault((*path, "pin"), "missing required custom clevis pin")
+    elif context.minor < 6 and pin not in _PINS:
+        yield Fault((*path, "pin"), "unsupported clevis pin")
+    if not config:
+        yield Fault((*path, "config"), "missing required custom clevis config")
+
+
+def _tang(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    message = tang_fault(values.get("url", ""))
+    if message:
+        yield Fault((*path, "url"), message)
+    if not values.get("thumbprint"):
+        yield Fault((*path, "thumbprint"), "thumbprint is required")
+    advertisement = values.get("advertisement")
+    if advertisement and not _is_json(advertisement):
+        yield Fault((*path, "advertisement"), "advertisement is not valid JSON")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parse_json(text)
+    except BadJson:
+        return False
+    return True
+
+
+def _raid(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
+    message = _level_fault(values, context)
+    if message:
+        yield Fault((*path, "level"), message)
+    if not values.get("devices"):
+        yield Fault((*path, "devices"), "raid devices required")
+    for i, device in enumerate(values.get("devices") or ()):
+        message = _path_fault(device)
+        if message:
+            yield Fault((*path, "devices", i), message)
+
+
+def _level_fault(raid: Values, context: _Context) -> str | None:
+    level = raid.get("level") or ""
+    if not level and context.minor >= 3:
+        return "raid level is required"
+    if level not in _RAID_LEVELS:
+        return "unrecognized raid level"
+    return "spares unsupported for linear and raid0 arrays" if level in _STRIPED and raid.get("spares") else None
+
+
+def _systemd(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    units = values.get("units") or ()
+    if not any("@" in unit.get("name", "") and unit.get("enabled") for unit in units):
+        return
     by_name = {unit.get("name", ""): unit for unit in units}
     for i, unit in enumerate(units):
-        path: Path = ("systemd", "units", i)
-        name, contents = unit.get("name", ""), unit.get("contents")
-        if _extension(name) not in _UNIT_TYPES:
-            yield Fault((*path, "name"), "invalid systemd unit extension")
-        yield from _content_faults(contents, (*path, "contents"))
-        if unit.get("enabled"):
-            for message in _not_enabled(name, contents, by_name):
-                yield Fault((*path, "contents"), message, "warning")
-        for j, dropin in enumerate(unit.get("dropins", ())):
-            here = (*path, "dropins", j)
-            if _extension(dropin.get("name", "")) != ".conf":
-                yield Fault((*here, "name"), "invalid systemd drop-in extension")
-            yield from _content_faults(dropin.get("contents"), (*here, "contents"))
+        match = _INSTANCE.fullmatch(unit.get("name", "")) if unit.get("enabled") else None
+        template = f"{match[1]}@.service" if match else ""
+        contents = by_name.get(template, {}).get("contents")
+        if contents and not _installs(contents):
+            message = f"template unit {_quoted(template)} for {_quoted(unit['name'])} doesn't have Install section"
+            yield Fault((*path, "units", i, "contents"), message, "warning")
+
+
+def _installs(contents: str) -> bool:
+    """Say whether a unit can be enabled; one with bad contents is not judged."""
+    try:
+        return "Install" in option_sections(contents)
+    except BadUnit:
+        return True
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _unit(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    name, contents = values.get("name", ""), values.get("contents")
+    if _extension(name) not in _UNIT_TYPES:
+        yield Fault((*path, "name"), "invalid systemd unit extension")
+    here: Path = (*path, "contents")
+    try:
+        sections = option_sections(contents or "")
+    except BadUnit as error:
+        yield Fault(here, f"invalid unit content: {error}")
+        return
+    if values.get("enabled") and contents and "Install" not in sections:
+        message = f"unit {_quoted(name)} is enabled, but has no install section so enable does nothing"
+        yield Fault(here, message, "warning")
+
+
+def _dropin(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
+    try:
+        option_sections(values.get("contents") or "")
+    except BadUnit as error:
+        yield Fault((*path, "contents"), f"invalid unit content: {error}")
+    if _extension(values.get("name", "")) != ".conf":
+        yield Fault((*path, "name"), "invalid systemd drop-in extension")
 
 
 def _extension(name: str) -> str:
@@ -292,38 +625,31 @@ def _extension(name: str) -> str:
     return last[last.rfind(".") :] if "." in last else ""
 
 
-def _content_faults(contents: str | None, path: Path) -> Iterator[Fault]:
-    try:
-        option_sections(contents or "")
-    except BadUnit as error:
-        yield Fault(path, f"invalid unit content: {error}")
-
-
-def _installs(contents: str | None) -> bool:
-    """Say whether a unit can be enabled; one without contents or with bad ones is not judged."""
-    try:
-        return not contents or "Install" in option_sections(contents)
-    except BadUnit:
-        return True
-
-
-def _not_enabled(name: str, contents: str | None, units: dict[str, dict[str, Any]]) -> Iterator[str]:
-    if not _installs(contents):
-        yield f'unit "{name}" is enabled, but has no install section so enable does nothing'
-    match = _INSTANCE.fullmatch(name)
-    template = f"{match[1]}@.service" if match else ""
-    if not _installs(units.get(template, {}).get("contents")):
-        yield f'template unit "{template}" for "{name}" doesn\'t have Install section'
-
-
-def _shadowed(storage: dict[str, Any], units: Collection[dict[str, Any]]) -> Iterator[Fault]:
-    taken = {_SYSTEMD + unit.get("name", "") for unit in units if unit.get("contents")}
-    for unit in units:
-        for dropin in unit.get("dropins", ()):
-            if dropin.get("contents"):
-                taken.add(f"{_SYSTEMD}{unit.get('name', '')}.d/{dropin.get('name', '')}")
-    for name in ("files", "directories", "links"):
-        for i, node in enumerate(storage.get(name, ())):
-            if node.get("path") in taken:
-                path: Path = ("storage", name, i, "path")
-                yield Fault(path, "path conflicts with systemd unit or dropin")
+_CHECKS: dict[Struct, _Check] = {
+    CONFIG: _config,
+    IGNITION: _ignition,
+    IGNITION_CONFIG: _ignition_config,
+    TLS: _tls,
+    CONFIG_REFERENCE: _reference,
+    CA_REFERENCE: _ca_reference,
+    RESOURCE: _resource,
+    PROXY: _proxy,
+    USER_OF_NODE: _owner,
+    GROUP_OF_NODE: _owner,
+    DIRECTORY: _directory,
+    FILE: _file,
+    LINK: _node,
+    STORAGE: _storage,
+    DISK: _disk,
+    PARTITION: _partition,
+    FILESYSTEM: _filesystem,
+    LUKS: _luks,
+    CUSTOM: _custom,
+    CLEVIS_CUSTOM: _custom,
+    TANG: _tang,
+    RAID: _raid,
+    SYSTEMD: _systemd,
+    UNIT: _unit,
+    DROPIN: _dropin,
+}
+_CHECKED = frozenset(_CHECKS)

@@ -1,7 +1,8 @@
 """What files contain: each looked at once a run, and told by content.
 
 A state is a short text: `b2-...` for a file's content, `absent`, `dir-...` for the names in a folder,
-`unreadable`. A file whose size, mtime, ctime and inode are those of its last hashing is not hashed
+`unreadable`. A folder's path with a slash behind it stands for all that is in it, hidden files, kinds,
+permissions to execute and targets of links too: what a tree on a host is made of. A file whose size, mtime, ctime and inode are those of its last hashing is not hashed
 again. The stamp of a file that changed within the clock's last ticks proves nothing (another write in
 the same tick would leave it as it is), so it is not kept: the file is hashed again next time.
 """
@@ -128,6 +129,8 @@ class Files:
 
     def _look(self, path: str) -> str:
         try:
+            if path.endswith("/"):
+                return self._everything(path)
             info = os.stat(self._prefix + path)
             self._modes[path] = stat.S_IMODE(info.st_mode)
             if stat.S_ISDIR(info.st_mode):
@@ -160,6 +163,15 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             return ABSENT
         return "dir-" + _digest(os.fsencode("\0".join(names)))[3:]
+
+    def _everything(self, folder: str) -> str:
+        found = []
+        for name in sorted(os.listdir(self._prefix + folder)):
+            path = f"{self._prefix}{folder}{name}"
+            mode = os.lstat(path).st_mode
+            link = os.readlink(path) if stat.S_ISLNK(mode) else ""
+            found.append(f"{name}\0{stat.S_IFMT(mode)}\0{bool(mode & 0o111)}\0{link}")
+        return "all-" + _digest(os.fsencode("\0\0".join(found)))[3:]
 
     def _names_if(self, folder: str, kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:

@@ -113,9 +113,9 @@ class Renderer:
 
         `rendered` tells that the text is what a template gave, `placed` whether its lines are the file's.
         """
-        folder = f"{self._paths.hosts}/files"
+        local = _LocalFiles(self._files, f"{self._paths.hosts}/files")
         try:
-            done = butane.translate(text, files_dir=folder, strict=True, read=self._files.read)
+            done = butane.translate(text, local, strict=True, thorough=True, hints=True)
         except butane.BadConfig as error:
             raise UserError(self._entry(entry, file, rendered, placed) for entry in error.report) from None
         return done.config
@@ -123,7 +123,8 @@ class Renderer:
     def _entry(self, entry: butane.Entry, file: str, rendered: bool, placed: bool) -> Problem:
         line, column = (entry.line, entry.column) if placed and not rendered else (None, None)
         where = f"{_RENDERED} {entry.line}, " if rendered else ""
-        return Problem(file, line, column, self._vault.redact(f"{where}{entry.path}: {entry.message}"))
+        message = self._vault.redact(f"{where}{entry.path}: {entry.message}")
+        return Problem(file, line, column, message, self._vault.redact(entry.hint))
 
     def _refuse_exposed(self, host: Host, config: dict[str, Any], inputs: Collection[str]) -> None:
         """Raise UserError if a secret is in a file or unit that everybody on the host may read."""
@@ -182,6 +183,21 @@ class Renderer:
             self._files.note(path)
         for name in self._files.names(BUTANE):
             self._files.note(f"{BUTANE}/{name}")
+
+
+class _LocalFiles(butane.LocalFiles):
+    """The local files of an environment, each look at them recorded as an input."""
+
+    def __init__(self, files: Files, directory: str) -> None:
+        super().__init__(directory, root=files.root)
+        self._files = files
+
+    def load(self, path: str) -> bytes:
+        return self._files.read(path)
+
+    def scan(self, path: str) -> list[butane.Node]:
+        self._files.note(f"{path}/")
+        return super().scan(path)
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -252,4 +268,5 @@ def _for_hosts(problem: Problem, names: list[str]) -> Problem:
     if not problem.message.startswith(_RENDERED):
         return problem
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return replace(problem, remedy=f"rendered for {', '.join(names[:3])}{more}")
+    found = f"rendered for {', '.join(names[:3])}{more}"
+    return replace(problem, remedy=f"{problem.remedy}; {found}" if problem.remedy else found)

@@ -31,6 +31,7 @@ def lay_out(case: dict[str, Any], directory: Path) -> None:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(file["b64"]))
+        path.chmod(int(file["mode"], 8) if isinstance(file["mode"], str) else file["mode"])
     for name, target in case["symlinks"].items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).symlink_to(target)

@@ -52,18 +52,27 @@ def test_a_file_can_be_appended(files: Path) -> None:
     ]
 
 
-def test_files_are_read_by_the_caller_s_function_where_there_is_one() -> None:
-    store = {"hosts/x/files/a": b"1"}
-    translation = butane.translate(using("a"), "hosts/x/files", read=store.__getitem__)
+class Store(butane.LocalFiles):
+    """Files that are kept elsewhere."""
+
+    def __init__(self, **files: bytes) -> None:
+        super().__init__("hosts/x/files")
+        self.store = {f"hosts/x/files/{name}": content for name, content in files.items()}
+
+    def load(self, path: str) -> bytes:
+        if path not in self.store:
+            raise FileNotFoundError(path)
+        return self.store[path]
+
+
+def test_files_are_read_as_the_caller_reads_them() -> None:
+    translation = butane.translate(using("a"), Store(a=b"1"))
     assert translation.files == ("hosts/x/files/a",)
 
 
 def test_a_file_that_the_caller_does_not_find_is_an_error() -> None:
-    def read(path: str) -> bytes:
-        raise FileNotFoundError(path)
-
-    with pytest.raises(butane.BadConfig, match="open files/a: no such file or directory"):
-        butane.translate(using("a"), "files", read=read)
+    with pytest.raises(butane.BadConfig, match="open hosts/x/files/a: no such file or directory"):
+        butane.translate(using("a"), Store())
 
 
 def test_without_a_files_directory_there_are_no_local_files() -> None:
@@ -74,14 +83,14 @@ def test_without_a_files_directory_there_are_no_local_files() -> None:
 
 def test_a_missing_file_is_named(files: Path) -> None:
     assert refusal(using("nope"), files) == f"open {files}/nope: no such file or directory"
-    assert refusal(using("sub"), files) == f"open {files}/sub: is a directory"
+    assert refusal(using("sub"), files) == f"read {files}/sub: is a directory"
 
 
 @pytest.mark.parametrize("path", ["../outside", "sub/../../outside", "/../outside", ".."])
 def test_a_path_does_not_leave_the_files_directory(files: Path, path: str) -> None:
     assert refusal(using(path), files) == "local file path traverses outside the files directory"
     with pytest.raises(butane.BadConfig, match="traverses outside"):
-        butane.translate(using(path), "files", read=lambda _: b"never")
+        butane.translate(using(path), Store(outside=b"never"))
 
 
 def test_a_symlink_does_not_leave_the_files_directory(files: Path) -> None:
@@ -116,4 +125,4 @@ def test_every_missing_file_is_told_and_nothing_that_follows_from_it(files: Path
 
 def test_a_path_that_no_system_takes_is_an_error(files: Path) -> None:
     text = f'{HEADER}storage: {{files: [{{path: /a, contents: {{local: "a\\0b"}}}}]}}\n'
-    assert refusal(text, files) == "local file path is not valid"
+    assert refusal(text, files) == f"open {files}: invalid argument"

@@ -168,11 +168,11 @@ def test_neither_config_is_changed() -> None:
     assert parent == child == before
 
 
-@pytest.mark.parametrize("part", [{"storage": {"disks": []}}, {"nonsense": 1}])
+@pytest.mark.parametrize("part", [{"storage": {"trees": []}}, {"nonsense": 1}])
 def test_a_field_that_is_not_known_is_refused_and_not_dropped(part: Config) -> None:
-    with pytest.raises(ValueError, match="is not supported"):
+    with pytest.raises(ValueError, match="is not known"):
         butane.merge(config(**part), config())
-    with pytest.raises(ValueError, match="is not supported"):
+    with pytest.raises(ValueError, match="is not known"):
         butane.to_json(config(**part))
 
 

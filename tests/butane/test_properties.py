@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from real_ignition import verdict
 
 import butane
-from butane.validate import config_faults
 
 Config = dict[str, Any]
 
@@ -153,7 +152,7 @@ def test_the_real_ignition_accepts_what_we_make_and_merge(ignition_validate: str
     parent, child = (butane.translate(flow(config)) for config in (one, other))
     assert verdict(ignition_validate, parent.json) == ""
     merged = butane.merge(parent.config, child.config)
-    ours = [fault for fault in config_faults(merged) if fault.kind == "error"]
+    ours = [entry for entry in butane.check(merged) if entry.kind == "error"]
     theirs = verdict(ignition_validate, butane.to_json(merged))
     assert bool(theirs) == bool(ours), theirs
 
@@ -199,7 +198,7 @@ def test_damage_is_harmless_or_refused_with_a_place(config: Config, damage: list
     report, made = outcome(text)
     assert all(entry.line and entry.column for entry in report)
     assert (made is None) == any(entry.kind == "error" for entry in report)
-    assert not any(fault.kind == "error" for fault in config_faults(made or NOTHING))
+    assert not any(entry.kind == "error" for entry in butane.check(made or NOTHING))
 
 
 NOTHING = {"ignition": {"version": "3.4.0"}}
