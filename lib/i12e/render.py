@@ -36,6 +36,7 @@ CODE = (
     "lib/i12e/guard.py",
     "lib/i12e/hosts.py",
     "lib/i12e/model.py",
+    "lib/i12e/origins.py",
     "lib/i12e/paths.py",
     "lib/i12e/programs.py",
     "lib/i12e/render.py",
