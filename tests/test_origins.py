@@ -86,6 +86,10 @@ ONE: dict[str, tuple[str, dict[str, str]]] = {
         "{% filter indent(2, true) %}\nONE\n\nTWO: {{ 'HERE' }}\n{% endfilter %}\nEND",
         {"ONE": "entry:2", "TWO": "entry:4", "HERE": "entry:4", "END": "entry:6:1"},
     ),
+    "a line of two lines that is indented": (
+        "{% filter indent(9, true) %}\nONE{% if true %}\nTWO\n{% endif %}\n{% endfilter %}",
+        {"ONE": "entry:2", "TWO": "entry:3"},
+    ),
     "a text that is indented": (
         "{% set x %}\nONE\nTWO\n{% endset %}\na:\n  {{ x | indent(2) }}\nEND",
         {"ONE": "entry:2", "TWO": "entry:3", "END": "entry:7:1"},
