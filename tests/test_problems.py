@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
 import pytest
 
-from conftest import Project
+from conftest import SMALL_TEMPLATE, Project
+from i12e.templates import Templates
 
 
 def misspell_key(project: Project) -> str:
@@ -236,3 +238,117 @@ def test_a_stray_file_among_the_outputs_is_left_alone(small: Project) -> None:
     small.write("build/example/hosts/note.txt", "mine")
     assert not small.doit().lines
     assert (small.root / "build/example/hosts/note.txt").exists()
+
+
+# --- what only Butane sees, in what a template gave
+
+
+def break_mode(project: Project, mode: str = "often") -> None:
+    """Give both hosts of a small project one template, with this mode for the token's file."""
+    project.write("templates/butane/base.bu.j2", SMALL_TEMPLATE.replace("mode: 0600", f"mode: {mode}"))
+    for role in ("server", "agent"):
+        project.write(f"templates/butane/{role}.bu.j2", '{% extends "butane/base.bu.j2" %}\n')
+
+
+PLACE = r"templates/butane/base\.bu\.j2:9:13: \$\.storage\.files\.1\.mode: "
+
+
+def test_what_only_butane_sees_is_told_once_at_the_templates_line_with_all_its_hosts(small: Project) -> None:
+    break_mode(small)
+    done = small.doit()
+    assert done.status == 1
+    assert re.fullmatch(
+        rf"{PLACE}[^\n]+ \(write a number, without quotes; rendered for agent-1, server-1\)", done.err.strip()
+    ), done.err
+    assert not small.outputs()
+
+
+def test_what_only_butane_sees_for_one_host_is_told_with_that_host(small: Project) -> None:
+    break_mode(small, '{{ "often" if host.name == "agent-1" else "0600" }}')
+    done = small.doit()
+    assert done.status == 1
+    assert re.fullmatch(rf"{PLACE}[^\n]+ \(write a number, without quotes; rendered for agent-1\)", done.err.strip()), (
+        done.err
+    )
+
+
+def test_of_many_hosts_that_share_a_fault_two_are_named(small: Project) -> None:
+    for number in (2, 3, 4):
+        small.write(f"hosts/example/agent-{number}.yaml", f"role: agent\naddresses: [192.0.2.2{number}]\n")
+    break_mode(small)
+    assert small.doit().err.strip().endswith("; rendered for agent-1, agent-2 and 3 more)")
+
+
+def test_a_fault_in_what_a_template_of_the_users_gave_is_told_at_its_line_there(project: Project) -> None:
+    project.write(
+        "templates/local/butane/more-files.bu.j2", "\n    - path: /etc/x\n      mode: 0644\n      mdoe: 0644\n"
+    )
+    done = project.doit()
+    (line,) = [line for line in done.err.splitlines() if "rendered for server-1" in line]
+    assert line.startswith("templates/local/butane/more-files.bu.j2:4:7: $.storage.files.")
+    assert line.endswith("(did you mean mode?; rendered for server-1, server-2, server-3)")
+
+
+def test_a_unit_that_systemd_cannot_read_is_told_where_it_is_embedded_with_its_template(project: Project) -> None:
+    append(project, "templates/units/k3s-install.service.j2", "nonsense\n")
+    done = project.doit()
+    place = r"templates/butane/base\.bu\.j2:118:17: \$\.systemd\.units\.0\.contents: invalid unit content: .*"
+    told = rf"{place} \(it embeds templates/units/k3s-install\.service\.j2; rendered for agent-1, agent-2 and \d more\)"
+    assert re.fullmatch(told, done.err.strip()), done.err
+
+
+def test_a_local_file_that_is_no_unit_is_told_where_it_is_embedded_with_its_path(small: Project) -> None:
+    small.write("hosts/example/files/x.service", "[Unit]\nnonsense\n")
+    unit = "systemd:\n  units:\n    - {name: x.service, contents: {{ local_file('x.service') }}}\n"
+    append(small, "templates/butane/agent.bu.j2", unit)
+    done = small.doit()
+    assert re.match(r"templates/butane/agent\.bu\.j2:13:35: \$\.systemd\.units\.0\.contents: ", done.err), done.err
+    assert done.err.strip().endswith("(it embeds hosts/example/files/x.service; rendered for agent-1)")
+
+
+def test_yaml_that_a_template_breaks_is_told_at_the_templates_line(small: Project) -> None:
+    change(small, "templates/butane/agent.bu.j2", "  files:\n", "  {% if true %}\n  files: [\n  {% endif %}\n")
+    done = small.doit()
+    assert re.match(r"templates/butane/agent\.bu\.j2:\d+:\d+: ", done.err), done.err
+    assert done.err.strip().endswith("(rendered for agent-1)")
+
+
+def test_a_fault_of_a_template_that_notices_that_it_is_looked_at_is_told_with_the_line_of_its_text(
+    small: Project,
+) -> None:
+    break_mode(small)
+    notices = "{% set x %}a{% endset %}\n# {{ x.__class__.__name__ }}\n"
+    small.write("templates/butane/base.bu.j2", notices + (small.root / "templates/butane/base.bu.j2").read_text())
+    told = r"templates/butane/(server|agent)\.bu\.j2: rendered line 10, \$\.storage\.files\.1\.mode: .* \(.*; rendered for "
+    lines = small.doit().err.splitlines()
+    assert len(lines) == 2
+    assert all(re.match(told, line) for line in lines), lines
+
+
+def test_a_secret_in_the_wrong_place_is_told_without_its_value(small: Project) -> None:
+    small.doit()
+    value = re.search(
+        r"data:,(\w+)", json.loads(small.outputs()["agent-1"])["storage"]["files"][1]["contents"]["source"]
+    )
+    assert value
+    break_mode(small, "{{ secrets.cluster.server_token | quote }}")
+    done = small.doit()
+    assert re.match(PLACE, done.err), done.err
+    assert value[1] not in done.err + done.out
+
+
+def test_a_template_without_fault_is_rendered_once(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Templates, "trace", lambda *_: pytest.fail("there is nothing to trace"))
+    assert small.doit().status == 0
+
+
+def test_after_a_fault_is_mended_the_config_and_its_inputs_are_as_if_it_had_never_been(small: Project) -> None:
+    small.doit()
+    configs, known = small.outputs(), small.doit("info", "render:agent-1").out
+    break_mode(small)
+    assert small.doit().status == 1
+    for role in ("server", "agent"):
+        small.write(f"templates/butane/{role}.bu.j2", SMALL_TEMPLATE)
+    assert small.doit().status == 0
+    assert small.outputs() == configs
+    assert small.doit("info", "render:agent-1").out == known

@@ -2,9 +2,10 @@
 
 A state is a short text: `b2-...` for a file's content, `absent`, `dir-...` for the names in a folder,
 `unreadable`. A folder's path with a slash behind it stands for all that is in it, hidden files, kinds,
-permissions to execute and targets of links too: what a tree on a host is made of. A file whose size, mtime, ctime and inode are those of its last hashing is not hashed
-again. The stamp of a file that changed within the clock's last ticks proves nothing (another write in
-the same tick would leave it as it is), so it is not kept: the file is hashed again next time.
+permissions to execute and targets of links too: what a tree on a host is made of (`all-...`). A file
+whose size, mtime, ctime and inode are those of its last hashing is not hashed again. The stamp of a file
+that changed within the clock's last ticks proves nothing (another write in the same tick would leave it
+as it is), so it is not kept: the file is hashed again next time.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from i12e import guard, hosts
 from i12e.errors import Problem, UserError, ordered
 from i12e.files import Files
 from i12e.model import Host
+from i12e.origins import Embedded, Trace
 from i12e.paths import Paths
 from i12e.secrets import Vault
 from i12e.templates import Templates, flow
@@ -36,6 +37,7 @@ CODE = (
     "lib/i12e/guard.py",
     "lib/i12e/hosts.py",
     "lib/i12e/model.py",
+    "lib/i12e/origins.py",
     "lib/i12e/paths.py",
     "lib/i12e/programs.py",
     "lib/i12e/render.py",
@@ -47,7 +49,11 @@ CODE = (
     "requirements.lock",
 )
 BUTANE = "lib/butane"
-_RENDERED = "rendered line"  # of what the template gave: the line of the template itself is not known here
+
+
+@dataclass(frozen=True)
+class _OfTemplate(Problem):
+    """A problem with what a template gave: told with the hosts that it was rendered for."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ class Renderer:
 
     def text(self, host: Host) -> str:
         """Given a host, return the Butane text that its template gives; raise UserError with all faults."""
-        return self.templates.expand(f"butane/{host.role}.bu.j2", self._context(host))
+        return self.templates.expand(_entry(host), self._context(host))
 
     def _from_template(self, host: Host) -> dict[str, Any]:
-        entry = f"butane/{host.role}.bu.j2"
-        return self._translate(self.text(host), self.templates.locate(entry), rendered=True)
+        text = self.text(host)
+        return self._translate(text, lambda report: self._of_template(host, text, report))
 
     def _own(self, host: Host, config: dict[str, Any]) -> dict[str, Any]:
         own = {
@@ -95,7 +101,9 @@ class Renderer:
         }
         if host.files or host.units:
             text = flow({"variant": host.os.name, "version": VARIANTS[host.os.name], **own})
-            config = butane.merge(config, self._translate(text, self._paths.host_file(host.name), placed=False))
+            place = self._paths.host_file(host.name)
+            own_config = self._translate(text, lambda report: (self._problem(place, None, None, e) for e in report))
+            config = butane.merge(config, own_config)
         for name in host.butane:
             config = butane.merge(config, self._snippet(host, name))
         wrong = butane.check(config) if host.files or host.units or host.butane else ()
@@ -106,25 +114,36 @@ class Renderer:
 
     def _snippet(self, host: Host, name: str) -> dict[str, Any]:
         path = f"{self._paths.hosts}/butane/{name}"
-        return self._translate(self._read_text(path, f"butane: {name}", host), path)
+        text = self._read_text(path, f"butane: {name}", host)
+        return self._translate(text, lambda report: (self._problem(path, e.line, e.column, e) for e in report))
 
-    def _translate(self, text: str, file: str, rendered: bool = False, placed: bool = True) -> dict[str, Any]:
-        """Given Butane text that came of a file, return the Ignition config.
-
-        `rendered` tells that the text is what a template gave, `placed` whether its lines are the file's.
-        """
+    def _translate(self, text: str, told: Callable[[Iterable[butane.Entry]], Iterable[Problem]]) -> dict[str, Any]:
+        """Given Butane text and how a report on it is told, return the Ignition config."""
         local = _LocalFiles(self._files, f"{self._paths.hosts}/files")
         try:
             done = butane.translate(text, local, strict=True, thorough=True, hints=True)
         except butane.BadConfig as error:
-            raise UserError(self._entry(entry, file, rendered, placed) for entry in error.report) from None
+            raise UserError(told(error.report)) from None
         return done.config
 
-    def _entry(self, entry: butane.Entry, file: str, rendered: bool, placed: bool) -> Problem:
-        line, column = (entry.line, entry.column) if placed and not rendered else (None, None)
-        where = f"{_RENDERED} {entry.line}, " if rendered else ""
-        message = self._vault.redact(f"{where}{entry.path}: {entry.message}")
+    def _problem(self, file: str, line: int | None, column: int | None, entry: butane.Entry) -> Problem:
+        message = self._vault.redact(f"{entry.path}: {entry.message}")
         return Problem(file, line, column, message, self._vault.redact(entry.hint))
+
+    def _of_template(self, host: Host, text: str, report: Iterable[butane.Entry]) -> list[Problem]:
+        """Given a host, the text that its template gave, and a report on that, return the problems of the template."""
+        trace = self.templates.trace(_entry(host), self._context(host), text)
+        return [self._traced(entry, trace, self.templates.locate(_entry(host))) for entry in report]
+
+    def _traced(self, entry: butane.Entry, trace: Trace | None, template: str) -> Problem:
+        message, hint = self._vault.redact(f"{entry.path}: {entry.message}"), self._vault.redact(entry.hint)
+        if entry.line is None:
+            return _OfTemplate(template, None, None, message, hint)
+        if trace is None:
+            return _OfTemplate(template, None, None, f"rendered line {entry.line}, {message}", hint)
+        origin = trace.at(entry.line, entry.column or 1)
+        embedded = f"it embeds {origin.embedded}" if origin.embedded else ""
+        return _OfTemplate(origin.file, origin.line, origin.column, message, "; ".join(filter(None, (hint, embedded))))
 
     def _refuse_exposed(self, host: Host, config: dict[str, Any], inputs: Collection[str]) -> None:
         """Raise UserError if a secret is in a file or unit that everybody on the host may read."""
@@ -132,7 +151,7 @@ class Renderer:
         exposed = [place for place, text in public_texts(config) if any(value in text for value in values)]
         if exposed:
             remedy = "give a file the mode 0600; a unit reads it by EnvironmentFile="
-            place = self.templates.locate(f"butane/{host.role}.bu.j2")
+            place = self.templates.locate(_entry(host))
             raise UserError(
                 Problem(place, None, None, f"{path} would hold a secret that everybody on the host may read", remedy)
                 for path in exposed
@@ -159,7 +178,7 @@ class Renderer:
             "join_urls": lambda: hosts.join_urls(host, self._peers),
             "position": lambda: hosts.position(host, self._peers()),
             "reboot_window": lambda: hosts.reboot_window(host, self._peers),
-            "local_file": lambda path: self.templates.embed_text(lambda: self._local_file(host, path)),
+            "local_file": lambda path: self._local_file(host, path),
         }
 
     def _peers(self) -> list[dict[str, Any]]:
@@ -167,7 +186,9 @@ class Renderer:
         return self._servers()
 
     def _local_file(self, host: Host, path: str) -> str:
-        return self._read_text(f"{self._paths.hosts}/files/{path}", f"local_file({path!r})", host)
+        file = f"{self._paths.hosts}/files/{path}"
+        text = self.templates.embed_text(lambda: self._read_text(file, f"local_file({path!r})", host))
+        return Embedded(text, file)
 
     def _read_text(self, path: str, what: str, host: Host) -> str:
         try:
@@ -198,6 +219,10 @@ class _LocalFiles(butane.LocalFiles):
     def scan(self, path: str) -> list[butane.Node]:
         self._files.note(f"{path}/")
         return super().scan(path)
+
+
+def _entry(host: Host) -> str:
+    return f"butane/{host.role}.bu.j2"
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -265,8 +290,7 @@ def merge_problems(problems: Iterable[tuple[str, Problem]]) -> tuple[Problem, ..
 
 
 def _for_hosts(problem: Problem, names: list[str]) -> Problem:
-    if not problem.message.startswith(_RENDERED):
+    if not isinstance(problem, _OfTemplate):
         return problem
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    found = f"rendered for {', '.join(names[:3])}{more}"
-    return replace(problem, remedy=f"{problem.remedy}; {found}" if problem.remedy else found)
+    shown = ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return replace(problem, remedy="; ".join(part for part in (problem.remedy, f"rendered for {shown}") if part))

@@ -6,6 +6,7 @@ all faults of all templates; what was rendered then is thrown away.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -16,7 +17,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
+from jinja2.visitor import NodeTransformer
 
+from i12e import origins
 from i12e.errors import Problem, UserError, did_you_mean
 from i12e.files import ABSENT, Files
 from i12e.secrets import Group, MaskedError, NoSuchFile, Secret, Vault, no_masks
@@ -50,13 +54,23 @@ class Templates:
 
     def expand(self, name: str, context: Mapping[str, Any]) -> str:
         """Given a template's name and its variables, return its text; raise UserError with all its faults."""
-        self._met, self._missing, self._chain = [], set(), []
-        known = {**context, "secrets": _Secrets(self), "names": self.names}
-        known["embed"] = lambda other, **more: quote(self._try(other, {**known, **more}))
-        text = self._try(name, known)
-        if self._met:
-            raise UserError(self._met)
-        return text
+        return self._expand(self._jinja, name, self._known(context))
+
+    def trace(self, name: str, context: Mapping[str, Any], text: str) -> origins.Trace | None:
+        """Given what expand() was given and what it returned, return where each piece of that came from.
+
+        It is rendered once more for that; None if it does not come out the same.
+        """
+        known = self._known(context)
+        embed = known["embed"]
+        known["embed"] = lambda other, **more: origins.Embedded(embed(other, **more), self.locate(other))
+        try:
+            traced = self._expand(self._tracing, name, known)
+        except UserError:
+            return None
+        if not isinstance(traced, origins.Traced) or traced != text:
+            return None
+        return origins.Trace(origins.piece(traced, self.locate(name), 1), self._tracing.sources)
 
     def embed_text(self, read: Callable[[], str]) -> str:
         """Given how a text is read, return it as one quoted YAML scalar; a problem is kept for the report."""
@@ -101,14 +115,30 @@ class Templates:
             self._met.extend(error.problems)
         return _NoSecret("")
 
-    def _try(self, name: str, context: Mapping[str, Any]) -> str:
+    @functools.cached_property
+    def _tracing(self) -> _Tracing:
+        return _Tracing(self._files, self._report)
+
+    def _known(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        known = {**context, "secrets": _Secrets(self), "names": self.names}
+        known["embed"] = lambda other, **more: quote(self._try(self._jinja, other, {**known, **more}))
+        return known
+
+    def _expand(self, jinja: _Environment, name: str, known: Mapping[str, Any]) -> str:
+        self._met, self._missing, self._chain = [], set(), []
+        text = self._try(jinja, name, known)
+        if self._met:
+            raise UserError(self._met)
+        return text
+
+    def _try(self, jinja: _Environment, name: str, context: Mapping[str, Any]) -> str:
         if name in self._chain:
             self._report(Fault(f"{name} embeds itself: {' -> '.join([*self._chain, name])}"))
             return ""
         self._chain.append(name)
         try:
             with no_masks():
-                return self._jinja.get_template(name).render(context)
+                return jinja.get_template(name).render(context)
         except UserError as error:
             self._met.extend(error.problems)
         except jinja2.TemplateSyntaxError as error:
@@ -198,6 +228,55 @@ class _Environment(jinja2.Environment):
                 raise
             self._report(fault)
             return ""
+
+
+class _Tracing(_Environment):
+    """Jinja whose texts know where each of their pieces came from."""
+
+    concat = staticmethod(origins.join)
+    literal = staticmethod(origins.literal)
+
+    def __init__(self, files: Files, report: Callable[[Fault], None]) -> None:
+        super().__init__(files, report)
+        self.sources: dict[str, str] = {}
+        self.filters["indent"] = origins.by_line(self.filters["indent"])
+
+    def piece(self, value: Any, file: str, line: int) -> origins.Traced:
+        """Given what an expression gave, and where it stands, return its text with its origins."""
+        plain = self._output(value)
+        return origins.piece(plain if isinstance(plain, str) else str(plain), file, line)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        file = str(filename)
+        self.sources[file] = source
+        tree = super()._parse(source, name, filename)
+        _Marks(file).visit(tree)
+        return tree
+
+
+class _Marks(NodeTransformer):
+    """Changes a template's tree: what is output goes through the environment, which is told where it stands."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Output:  # noqa: N802  # Jinja's name
+        """Given what is output, let each part of it be traced."""
+        node.nodes = [self._marked(part) for part in node.nodes]
+        return node
+
+    def visit_FilterBlock(self, node: nodes.FilterBlock) -> list[nodes.Node]:  # noqa: N802  # Jinja's name
+        """Given a block whose text goes through a filter, put an empty output before it that has its place."""
+        empty = nodes.TemplateData("", lineno=node.lineno)
+        return [nodes.Output([self._marked(empty)], lineno=node.lineno), self.generic_visit(node)]
+
+    def _marked(self, part: nodes.Expr) -> nodes.Expr:
+        line = min(node.lineno for node in (part, *part.find_all(nodes.Expr)) if node.lineno)  # some have none
+        kind, value = "piece", part
+        if isinstance(part, nodes.TemplateData):
+            kind, value = "literal", nodes.Const(part.data)
+        arguments = [value, nodes.Const(self._file), nodes.Const(line)]
+        return nodes.Call(nodes.EnvironmentAttribute(kind), arguments, [], None, None, lineno=line)
 
 
 class _Missing(jinja2.Undefined):
