@@ -101,6 +101,7 @@ class Decoder:
     ) -> dict[str, Any] | None:
         """Fill values from a mapping; return them, or None where the node is null or no mapping."""
         if isinstance(node, AliasNode):
+            self.odd = True
             with _Unfolded(self, node) as target:
                 return self._struct(target, shape, chain, values, merged)
         if not isinstance(node, MappingNode):

@@ -89,7 +89,7 @@ def compose(text: str) -> Node | None:
         text.encode("utf-8")  # what cannot be encoded is not YAML, and libyaml is given UTF-8
         loader = _composer(text)
         try:
-            if _may_have_aliases(text):
+            if text.startswith("%") or _may_have_aliases(text):
                 return _WithAliases(loader).root()
             return loader.get_node() if loader.check_node() else None
         finally:
@@ -139,7 +139,9 @@ class _WithAliases:
         self.loader.get_event()
         if self.loader.check_event(StreamEndEvent):
             return None
-        self.loader.get_event()
+        start = self.loader.get_event()
+        if start.version not in (None, (1, 1)):
+            raise _unfit("found incompatible YAML document", start.start_mark)
         node = self.node()
         self.loader.get_event()
         return node

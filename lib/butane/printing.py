@@ -17,6 +17,9 @@ _ESCAPES = str.maketrans(
         "\u2029": "\\u2029",
     }
 )
+# Go has no short escapes for these
+_LONG = {"\\b": "\\u0008", "\\f": "\\u000c"}
+_ESCAPE = re.compile(r"\\.")
 # A byte that is not UTF-8; Go prints U+FFFD for each
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")
 
@@ -71,4 +74,6 @@ def dump(config: dict[str, Any], pretty: bool = False) -> bytes:
     # these characters occur in strings alone, so the whole text can be searched
     if not text.isascii() or "<" in text or ">" in text or "&" in text:
         text = _NO_TEXT.sub("\ufffd", text.translate(_ESCAPES))
+    if "\\b" in text or "\\f" in text:
+        text = _ESCAPE.sub(lambda match: _LONG.get(match[0], match[0]), text)
     return text.encode("utf-8") + b"\n"

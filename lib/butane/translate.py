@@ -227,9 +227,9 @@ class _Translator:
         ignition = {**translated.get("ignition", {}), "version": self.dialect.ignition}
         config = {"ignition": ignition, **{name: part for name, part in translated.items() if name != "ignition"}}
         if self.dialect.minor:
-            config = self.with_parent(sugar.mount_units(values), config, final)
+            config = self.with_parent(sugar.mount_units(values, self.dialect), config, final)
             self.grow(values, config)
-        if self.dialect.variant == "fcos":
+        if self.dialect.variant == "fcos" and not has_errors(self.faults):
             config = self.with_parent(sugar.boot_device(values, self.dialect), config, final)
             self.faults += partition_warnings(config, self.dialect)
             grub = sugar.grub(values)
@@ -267,7 +267,7 @@ class _Translator:
             if value is None:
                 if slot.plain and not slot.field.hidden:
                     result[name] = slot.empty
-                elif slot.null and values:
+                elif slot.null:
                     result[name] = None
             elif slot.shape is not None:
                 value = self.nested(value, slot, slot.shape, (*path, slot.name))
@@ -280,8 +280,9 @@ class _Translator:
     def nested(self, value: Any, slot: Slot, shape: Shape, path: Path) -> Any:
         if slot.many:
             return [self.struct(item, shape, (*path, i)) for i, item in enumerate(value)]
+        made = self.struct(value, shape, path)
         # a mapping in which nothing was given is none
-        return self.struct(value, shape, path) if value or slot.pointer else None
+        return made if slot.pointer or any(part is not None for part in made.values()) else None
 
     def embedded(self, values: dict[str, Any], path: Path) -> dict[str, Any]:
         """Return a resource with what is inline or local in it as its source."""

@@ -9,6 +9,7 @@ import zlib
 from functools import lru_cache
 from urllib.parse import parse_qs, quote_from_bytes
 
+from butane.dataurls import data_url_fault
 from butane.report import Severity
 
 _UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.!~*'()"
@@ -22,15 +23,6 @@ _SHORTEST_GZIP = len(";base64,") + 36 + len("gzip")
 _CACHED_SIZE = 256 * 1024
 _CACHED_COUNT = 1024
 
-_WORD = r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]"
-_MEDIA = (
-    rf"(?:[xX]-{_WORD}*|(?:text|image|audio|video|application|message|multipart){_WORD}*)"
-    rf"/{_WORD}*"
-)
-_VALUE = rf'(?:{_WORD}+|"[^"\\\x00-\x1f\x7f-\U0010ffff]*")'
-_DATA = re.compile(rf"data:(?:{_MEDIA})?((?:;{_WORD}+={_VALUE})*)(;base64)?,", re.ASCII)
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_PERCENT = re.compile(r"""(?:[!$&-;=?-Z_a-z~]|%[0-9A-Fa-f]{2})*""")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ADDRESS = r"\[(?P<ip>[0-9A-Fa-f:.]*)(?:%25[A-Za-z0-9\-_.~]+)?\]"
@@ -174,11 +166,7 @@ def _no_fault(_url: str, _rest: str) -> str | None:
 
 
 def _data_fault(url: str, _rest: str) -> str | None:
-    head = _DATA.match(url)
-    if head is None or _BAD_ESCAPE.search(head[1]):
-        return "missing comma before data" if "," not in url else "invalid media type"
-    form = _BASE64 if head[2] else _PERCENT
-    return None if form.fullmatch(url, head.end()) else "invalid data character"
+    return data_url_fault(url)
 
 
 def _s3_fault(_url: str, rest: str) -> str | None:

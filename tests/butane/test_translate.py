@@ -220,7 +220,7 @@ def test_empty_parts_are_left_out_and_explicit_zeros_kept() -> None:
 
 def test_json_is_escaped_as_go_escapes_it() -> None:
     text = HEADER + 'passwd: {users: [{name: a, gecos: "<&>\\u2028\\u2029é\\t\\"\\b\\f\\x01"}]}\n'
-    expected = '"gecos":"\\u003c\\u0026\\u003e\\u2028\\u2029é\\t\\"\\b\\f\\u0001"'
+    expected = '"gecos":"\\u003c\\u0026\\u003e\\u2028\\u2029é\\t\\"\\u0008\\u000c\\u0001"'
     assert expected.encode() in butane.translate(text).json
 
 
