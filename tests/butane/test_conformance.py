@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-import butane
+from comparing import comparable, outcome
 
 CASES = Path(__file__).parents[3] / "shared" / "conformance" / "butane" / "cases.jsonl"
 UNSUPPORTED = re.compile(r"is not supported$|No translator exists|^unused key")
@@ -37,30 +35,6 @@ def lay_out(case: dict[str, Any], directory: Path) -> None:
         (directory / name).symlink_to(target)
 
 
-def comparable(value: Any) -> Any:
-    """Return a config with the contents of its gzip resources in place of the compressed bytes."""
-    if isinstance(value, list):
-        return [comparable(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    value = {name: comparable(item) for name, item in value.items()}
-    source = value.get("source") or ""
-    if value.get("compression") == "gzip" and source.startswith("data:;base64,"):
-        packed = base64.b64decode(source.removeprefix("data:;base64,"))
-        # some cases say gzip of what is not
-        value["source"] = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
-    return value
-
-
-def outcome(case: dict[str, Any]) -> tuple[Any, list[butane.Entry]]:
-    """Return the config that we make of a case, None where we refuse it, and the report."""
-    try:
-        translation = butane.translate(case["butane"], "files" if case["files_dir"] else None)
-    except butane.BadConfig as error:
-        return None, list(error.report)
-    return translation.config, list(translation.report)
-
-
 @pytest.mark.skipif(not CASES.exists(), reason="no conformance cases beside the checkout")
 def test_what_we_translate_is_what_butane_translates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = 0
@@ -69,13 +43,13 @@ def test_what_we_translate_is_what_butane_translates(tmp_path: Path, monkeypatch
         (directory / "files").mkdir(parents=True)
         monkeypatch.chdir(directory)
         lay_out(case, directory / "files")
-        config, report = outcome(case)
-        if any(UNSUPPORTED.search(entry.message) for entry in report):
-            assert config is None, case["id"]
+        ours = outcome(case["butane"], "files" if case["files_dir"] else None)
+        if any(UNSUPPORTED.search(entry.message) for entry in ours.report):
+            assert ours.config is None, case["id"]
             continue
         compared += 1
-        assert comparable(config) == comparable(case["ignition"]), case["id"]
+        assert comparable(ours.config) == comparable(case["ignition"]), case["id"]
         # ours goes on where Butane stops, so it says no less
         said = {line for line in case["report"] if not line.startswith("Error")}
-        assert said <= {str(entry) for entry in report}, case["id"]
+        assert said <= {str(entry) for entry in ours.report}, case["id"]
     assert compared > 100
