@@ -54,7 +54,7 @@ class BadConfig(Exception):
     """
 
     def __init__(self, report: Iterable[Entry], error: str = "", unread: bool = False) -> None:
-        self.report = tuple(dict.fromkeys(report))
+        self.report = tuple(report)
         self.error = error
         self.unread = unread
         super().__init__("\n".join(str(entry) for entry in self.report))

@@ -175,6 +175,8 @@ def _boot_device(values: Values, path: Path, dialect: Dialect) -> Iterator[Fault
             yield Fault((*path, "layout"), message)
         if luks.get("tang") or luks.get("tpm2"):
             yield Fault((*path, "luks"), "cannot use cex with clevis")
+    # asked here and where the mirror is walked to, so it is told twice
+    yield from _boot_mirror(values.get("mirror", {}), (*path, "mirror"), dialect)
 
 
 def _layout_faults(layout: str, luks: Values, dialect: Dialect) -> Iterator[str]:

@@ -118,8 +118,7 @@ class _Run:
             raise BadConfig(self.entries, self.error)
         if strict and self.entries:
             raise BadConfig(self.entries, "warnings, and strict was asked for")
-        report = tuple(dict.fromkeys(self.entries))
-        return Translation(config, report, tuple(self.files.contents), tuple(self.files.folders))
+        return Translation(config, tuple(self.entries), tuple(self.files.contents), tuple(self.files.folders))
 
     def dialect(self) -> Dialect:
         """Return the variant and version that the config names; the latest where it names none that is known."""

@@ -17,6 +17,8 @@ import butane
 
 _GO_TYPE = re.compile(r"\b(?:v\d+_\d+|types)\.[A-Z]\w*|\bGo (?:struct field|value) ")
 _SYSTEM_ERRORS = tuple(f": {os.strerror(number).lower()}" for number in errno.errorcode)
+# What the original quotes of the user's text: no message of ours does, since it may be a secret
+_QUOTING = re.compile(r"(found garbage after section name|expected base64)\b.*")
 _NAMED_LINE = re.compile(r"^(?:Error .*yaml: )?\s*line (\d+):")
 
 
@@ -62,13 +64,14 @@ def disagreements(ours: Outcome, ignition: dict[str, Any] | None, report: Sequen
     """Given our outcome and the original's, return a line for everything in which they differ.
 
     `report` is what `--raw-errors` prints, `Error ...` closing line included. A message that names a type of
-    Go's or ends in an operating system's error text is not compared, its place is.
+    Go's or ends in an operating system's error text is not compared, its place is; nor is what it quotes.
     """
     refused = any(line.startswith("Error ") for line in report)
     if refused and ours.config is not None:
         return ["ours takes what the original refuses"]
     if refused and report[0].startswith("Error "):
-        return _lines_not_named(ours, report)
+        # for what is no YAML at all, the original tells the line where its reader was, and ours where the fault is
+        return _lines_not_named(ours, report) if "unmarshal errors" in report[0] else []
     config = [] if comparable(ours.config) == comparable(ignition) else [f"config: {ours.config}"]
     return config + _differences(report, [str(entry) for entry in ours.report])
 
@@ -90,7 +93,7 @@ def uncompared(line: str) -> bool:
 
 def _differences(theirs: Iterable[str], ours: Iterable[str]) -> list[str]:
     """Return what the one says and the other does not."""
-    theirs = [line for line in theirs if not line.startswith("Error ")]
+    theirs = [_QUOTING.sub(r"\1", line) for line in theirs if not line.startswith("Error ")]
     loose = {place(line) for line in theirs if uncompared(line)}
     expected, said = ({place(line) if place(line) in loose else line for line in lines} for lines in (theirs, ours))
     return [f"missing: {line}" for line in sorted(expected - said)] + [

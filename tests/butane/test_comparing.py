@@ -70,8 +70,26 @@ def test_where_the_original_has_no_report_the_lines_that_it_names_count() -> Non
     theirs = ["Error translating config: yaml: unmarshal errors:", "  line 3: cannot unmarshal !!str `a` into int"]
     assert disagreements(Outcome(None, (PATH,)), None, theirs) == []
     assert disagreements(Outcome(None, ()), None, theirs) == ["no entry at line 3"]
-    one = ["Error translating config: Error unmarshaling yaml: yaml: line 4: did not find expected key"]
+    one = ["Error translating config: Error unmarshaling yaml: yaml: unmarshal errors:", "  line 4: cannot unmarshal"]
     assert disagreements(Outcome(None, (PATH,)), None, one) == ["no entry at line 4"]
+
+
+def test_where_the_original_s_reader_of_yaml_stopped_does_not_count() -> None:
+    stopped = ["Error translating config: Error unmarshaling yaml: yaml: line 4: did not find expected key"]
+    assert disagreements(Outcome(None, (PATH,)), None, stopped) == []
+    assert disagreements(Outcome({}, ()), None, stopped) == ["ours takes what the original refuses"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ('found garbage after section name : "x"', "found garbage after section name"),
+        ("expected base64, got x", "expected base64"),
+    ],
+)
+def test_what_the_original_quotes_does_not_count(theirs: str, ours: str) -> None:
+    entry = Entry("error", "$.a", 3, 1, ours)
+    assert disagreements(Outcome(None, (entry,)), None, [f"error at $.a, line 3 col 1: {theirs}", REFUSED]) == []
 
 
 def test_gzip_counts_by_what_is_in_it() -> None:
