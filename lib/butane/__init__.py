@@ -9,13 +9,13 @@
 a cache of encoded contents; safe to use from several threads. README.md beside this file says the rest.
 """
 
+from butane.dataurls import data_url
 from butane.explain import explain
 from butane.localfiles import LocalFiles, Node
 from butane.merge import merge
 from butane.printing import to_json
 from butane.report import BadConfig, Entry
 from butane.translate import Translation, translate
-from butane.urls import data_url
 from butane.validate import check
 
 __version__ = "0.1.0"

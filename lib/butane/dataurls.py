@@ -1,12 +1,27 @@
-"""What is wrong with a data URL, as the program that decodes it on the host says it.
+"""Data URLs, as Butane makes them and as the program that decodes them on the host judges them.
 
-Source: github.com/vincent-petithory/dataurl 1.0.0, which Ignition uses, its odd rules too. Its messages
-are kept, but for what they quote of the URL.
+Source of the judgement: github.com/vincent-petithory/dataurl 1.0.0, which Ignition uses, its odd rules
+too. Its messages are kept, but for what they quote of the URL.
 """
 
 from __future__ import annotations
 
+import base64
 import re
+import zlib
+from functools import lru_cache
+from urllib.parse import quote_from_bytes
+
+_UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.!~*'()"
+_GZIP_HEADER = bytes.fromhex("1f8b08000000000002ff")
+# An empty block that Go's compressor appends. It is no part of our bytes, but Butane counts it
+# when it chooses the shortest form, and the choice has to be the same.
+_GO_TAIL = 5
+# Header, trailer and the shortest deflate stream, as base64, with what introduces them: contents
+# whose other forms are no longer than this need not be compressed to know the answer.
+_SHORTEST_GZIP = len(";base64,") + 36 + len("gzip")
+_CACHED_SIZE = 256 * 1024
+_CACHED_COUNT = 1024
 
 _PREFIX = "data:"
 _WORD = r"!#$%&'*+\-.0-9A-Z^_`a-z{|}~"
@@ -20,6 +35,59 @@ _ESCAPES = re.compile(
 _DATA = re.compile(r"[!$-;=?-Z_a-z~]*")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\n]*")
 _HEX = frozenset("0123456789abcdefABCDEF")
+
+
+def data_url(data: bytes) -> tuple[str, str]:
+    """Given bytes, return the shortest data URL that Butane would choose, and its compression.
+
+    The compression is "gzip" or "". The result depends on nothing but the bytes; small contents
+    are remembered, because the same ones go to many hosts.
+    """
+    return _remembered(data) if len(data) <= _CACHED_SIZE else _shortest(data)
+
+
+def escaped_data_url(data: bytes) -> str:
+    """Given bytes, return the only data URL that the first version of Butane made."""
+    return "data:," + quote_from_bytes(data, safe="!~*'()")
+
+
+def plain_data_url(data: bytes) -> str:
+    """Given bytes that are compressed already, return the shorter of their two plain data URLs."""
+    return _plain(data)[0]
+
+
+def _escaped_length(data: bytes) -> int:
+    return 1 + len(data) + 2 * len(data.translate(None, _UNESCAPED))
+
+
+def _plain_length(data: bytes) -> int:
+    return min(_escaped_length(data), len(";base64,") + 4 * ((len(data) + 2) // 3))
+
+
+def _plain(data: bytes) -> tuple[str, str]:
+    if _escaped_length(data) == _plain_length(data):
+        return escaped_data_url(data), ""
+    return "data:;base64," + base64.b64encode(data).decode("ascii"), ""
+
+
+def _shortest(data: bytes) -> tuple[str, str]:
+    limit = _plain_length(data)
+    if limit <= _SHORTEST_GZIP:
+        return _plain(data)
+    packed = _gzip(data)
+    length = len(";base64,") + 4 * ((len(packed) + _GO_TAIL + 2) // 3)
+    if length + len("gzip") >= limit:
+        return _plain(data)
+    return "data:;base64," + base64.b64encode(packed).decode("ascii"), "gzip"
+
+
+_remembered = lru_cache(maxsize=_CACHED_COUNT)(_shortest)
+
+
+def _gzip(data: bytes) -> bytes:
+    body = zlib.compress(data, 9, wbits=-15)
+    tail = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
+    return _GZIP_HEADER + body + tail
 
 
 class _Bad(Exception):
@@ -88,10 +156,10 @@ def _parameter(url: str, start: int) -> tuple[int, bool]:
         return end, True
     if stop != "=" or end == start:
         raise _Bad("invalid character for parameter attribute" if stop else "unterminated parameter sequence")
-    return (_quoted if url[end + 1 : end + 2] == '"' else _plain)(url, end + 1), False
+    return (_quoted if url[end + 1 : end + 2] == '"' else _unquoted)(url, end + 1), False
 
 
-def _plain(url: str, start: int) -> int:
+def _unquoted(url: str, start: int) -> int:
     end = _after_word(url, start)
     stop = url[end : end + 1]
     if not stop:

@@ -92,6 +92,8 @@ class Decoder:
         self.faults.append((Fault(path, message), mark.line + 1, mark.column + 1))
 
     def _mismatch(self, chain: Chain, node: Node, slot: Slot | None, shape: Shape | None, many: bool) -> None:
+        if isinstance(node, MappingNode) and self._has_twins(node, chain):
+            return
         kind = slot.kind.value if slot is not None and slot.kind is not None else ""
         wanted = kind or f"{self._go_package}.{shape.struct.name if shape else ''}"
         self._error(chain, node, f"cannot unmarshal {_tag(node)} into {'[]' * many}{wanted}")
@@ -130,9 +132,11 @@ class Decoder:
             name = self._name(key, chain)
             if name == "<<" and key.tag == PLAIN:
                 yield None, value
-            elif name is not None and merged is None:
+            elif name is None:
+                self.odd = True
+            elif merged is None:
                 yield name, value
-            elif name is not None and merged is not None and name not in merged:
+            elif name not in merged:
                 merged.add(name)
                 yield name, value
 

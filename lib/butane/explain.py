@@ -17,8 +17,8 @@ from urllib.parse import unquote_to_bytes
 
 import yaml
 
+from butane.dataurls import data_url, escaped_data_url
 from butane.schema import DIALECTS, RESOURCE, Dialect, Kind, Shape, Slot, ignition_shape
-from butane.urls import data_url, escaped_data_url
 
 _BASE64 = re.compile(r"data:[^,]*;base64,")
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")

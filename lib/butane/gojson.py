@@ -92,7 +92,10 @@ class _Reader:
             if self.space() != ":":
                 raise self.fault("after object key")
             self.at += 1
-            result[name] = self.value("looking for beginning of value")
+            value = self.value("looking for beginning of value")
+            before = result.get(name)
+            # an object that comes again is read into the same struct
+            result[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
             char = self.space()
             if char not in (",", "}"):
                 raise self.fault("after object key:value pair")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
+from yaml.composer import Composer, ComposerError
 from yaml.events import (
     AliasEvent,
     MappingEndEvent,
@@ -87,17 +87,24 @@ def compose(text: str) -> Node | None:
     text = text.removeprefix("\ufeff")
     try:
         text.encode("utf-8")  # what cannot be encoded is not YAML, and libyaml is given UTF-8
-        loader = _composer(text)
-        try:
-            if text.startswith("%") or _may_have_aliases(text):
-                return _WithAliases(loader).root()
-            return loader.get_node() if loader.check_node() else None
-        finally:
-            loader.dispose()
+        if not text.startswith("%") and not _may_have_aliases(text):
+            try:
+                return _loaded(text, lambda loader: loader.get_node() if loader.check_node() else None)
+            except ComposerError:  # an anchor that is there twice
+                pass
+        return _loaded(text, lambda loader: _WithAliases(loader).root())
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         entry = _syntax_entry(error, text)
     # outside the handler: the original error quotes the text
     raise unread([entry])
+
+
+def _loaded(text: str, read: Callable[[Any], Node | None]) -> Node | None:
+    loader = _composer(text)
+    try:
+        return read(loader)
+    finally:
+        loader.dispose()
 
 
 def _may_have_aliases(text: str) -> bool:

@@ -20,7 +20,7 @@ _ESCAPES = str.maketrans(
 # Go has no short escapes for these
 _LONG = {"\\b": "\\u0008", "\\f": "\\u000c"}
 _ESCAPE = re.compile(r"\\.")
-# A byte that is not UTF-8; Go prints U+FFFD for each
+# A byte that is not UTF-8; Go prints U+FFFD for each, escaped
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")
 
 
@@ -73,7 +73,7 @@ def dump(config: dict[str, Any], pretty: bool = False) -> bytes:
     text = json.dumps(config, ensure_ascii=False, separators=separators, indent=2 if pretty else None)
     # these characters occur in strings alone, so the whole text can be searched
     if not text.isascii() or "<" in text or ">" in text or "&" in text:
-        text = _NO_TEXT.sub("\ufffd", text.translate(_ESCAPES))
+        text = _NO_TEXT.sub(r"\\ufffd", text.translate(_ESCAPES))
     if "\\b" in text or "\\f" in text:
         text = _ESCAPE.sub(lambda match: _LONG.get(match[0], match[0]), text)
     return text.encode("utf-8") + b"\n"

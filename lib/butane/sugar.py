@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from butane.dataurls import data_url
 from butane.report import Path
 from butane.schema import TANG, Dialect, shape
-from butane.urls import data_url
 
 Values = dict[str, Any]
 Origin = Callable[[Path], Path | None]

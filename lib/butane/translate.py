@@ -18,11 +18,12 @@ from typing import Any
 from yaml.nodes import Node
 
 from butane import hints, sugar
+from butane.dataurls import data_url, escaped_data_url, plain_data_url
 from butane.decode import Decoder, Unreadable
 from butane.localfiles import NO_DIRECTORY, LocalFiles, NoFile
 from butane.merge import merged_structs
 from butane.origins import Origins
-from butane.parse import compose, locate, unread
+from butane.parse import compose, locate
 from butane.printing import dump, ordered
 from butane.report import BadConfig, Entry, Fault, Path, dotted, has_errors
 from butane.schema import (
@@ -45,7 +46,6 @@ from butane.schema import (
 from butane.source import source_faults
 from butane.trees import Trees
 from butane.unused import unused_keys
-from butane.urls import data_url, escaped_data_url, plain_data_url
 from butane.validate import duplicates, filtered, ignition_faults
 
 _IDENTIFIER = r"(?:[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
@@ -125,8 +125,7 @@ class _Run:
         decoder = Decoder("config")
         head = self.read(decoder, shape(_HEAD, _LATEST))
         if decoder.faults and not self.thorough:  # else they are told with all the others
-            entries = self.at_values(decoder)
-            self.stop(entries, unread(entries).error)
+            self.unreadable(decoder, "Error unmarshaling yaml: ")
         variant, version = head.get("variant", ""), head.get("version", "")
         found = _dialect(variant, version)
         if isinstance(found, Dialect):
@@ -141,16 +140,16 @@ class _Run:
         values = self.read(decoder, root)
         self.broken = decoder.broken
         if decoder.faults:
-            entries = self.at_values(decoder)
-            lines = (f"line {entry.line}: {entry.message}" for entry in entries)
-            self.stop(entries, "\n  ".join(("yaml: unmarshal errors:", *lines)))
+            self.unreadable(decoder)
         if decoder.odd:
             self.found(unused_keys(self.root, values, root))
         return values
 
-    def at_values(self, decoder: Decoder) -> list[Entry]:
-        """Return what the decoder found, at the nodes where it found it: a path does not lead behind an alias."""
-        return [replace(self.placed(fault), line=line, column=column) for fault, line, column in decoder.faults]
+    def unreadable(self, decoder: Decoder, prefix: str = "") -> None:
+        """Take what the decoder could not read, at the nodes where it is: a path does not lead behind an alias."""
+        entries = [replace(self.placed(fault), line=line, column=column) for fault, line, column in decoder.faults]
+        lines = (f"line {entry.line}: {entry.message}" for entry in entries)
+        self.stop(entries, "\n  ".join((f"{prefix}yaml: unmarshal errors:", *lines)))
 
     def read(self, decoder: Decoder, root: Shape) -> dict[str, Any]:
         try:
@@ -164,7 +163,7 @@ class _Run:
         self.step(source_faults(values, dialect), "source config is invalid")
         config = translator.config(values)
         origins = translator.origins
-        self.step(translator.faults, "source config is invalid")
+        self.step([*translator.faults, *self.in_butane(translator.warnings, origins)], "source config is invalid")
         final = ignition_shape(dialect.minor)
         self.step(self.in_butane(filtered(config, dialect), origins), "source config is invalid")
         faults = [*duplicates(config, final), *ignition_faults(config, final, dialect.minor, translator.made)]
@@ -212,6 +211,8 @@ class _Translator:
         self.files = files
         self.dialect = dialect
         self.faults: list[Fault] = []
+        self.warnings: list[Fault] = []
+        """What is wrong with the outcome, by Ignition's paths."""
         self.made: set[str] = set()
         """Data URLs of our own making, which need no check."""
         self.grown = False
@@ -219,7 +220,7 @@ class _Translator:
         self.origins: Origins
 
     def config(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Given a decoded Butane config, return the Ignition config; `faults` and `origins` tell the rest."""
+        """Given a decoded Butane config, return the Ignition config; the attributes tell the rest."""
         final = ignition_shape(self.dialect.minor)
         self.origins = Origins(values, final)
         translated = self.struct(values, shape(CONFIG, self.dialect), ())
@@ -230,7 +231,7 @@ class _Translator:
             self.grow(values, config)
         if self.dialect.variant == "fcos" and not has_errors(self.faults):
             config = self.with_parent(sugar.boot_device(values, self.dialect), config, final)
-            self.faults += partition_warnings(config, self.dialect)
+            self.warnings = list(partition_warnings(config, self.dialect))
             grub = sugar.grub(values)
             nothing = sugar.Made({}, lambda path: None)
             config = self.with_parent(grub or (nothing if self.dialect.fcos >= 5 else None), config, final)

@@ -13,10 +13,10 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
+from butane.dataurls import data_url, plain_data_url
 from butane.localfiles import NO_DIRECTORY, LocalFiles, Node, NoFile, clean
 from butane.report import Fault, Path
 from butane.schema import Dialect
-from butane.urls import data_url, plain_data_url
 
 Values = dict[str, Any]
 _EXISTS = "matching filesystem node has existing contents or different type"

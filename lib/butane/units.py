@@ -1,17 +1,27 @@
-"""The syntax of systemd units, as far as Ignition reads it."""
+"""The syntax of systemd units, as far as Ignition reads it.
+
+The reader is Go's, whose steps are not lines: what stands before the first section is skipped character
+by character, a name may span lines, and whether a line is too long is asked only between steps, of what
+the buffer happens to hold.
+
+Source: unit/deserialize.go of github.com/coreos/go-systemd 22.7, and bufio of Go.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import lru_cache
 
 LINE_MAX = 2048
-_NEWLINES = ("\n", "\r")
+_BUFFER = 4096
+_LONGEST_RUNE = 4
 # Go's white space. Python's own idea has four control characters more.
 _SPACES = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
     "\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 )
+_SHORT = 2000
+"""A text of so few bytes has no line that is too long."""
 
 
 class BadUnit(Exception):
@@ -24,93 +34,134 @@ def option_sections(text: str) -> frozenset[str]:
 
     Raise BadUnit if Ignition's parser would refuse the text.
     """
-    reader = _Reader(text)
-    while reader.step():
-        pass
+    reader = _Reader(text.encode("utf-8", "surrogateescape"))
+    reader.run()
     return frozenset(reader.found)
 
 
-@dataclass
+_Step = Callable[[], "_Step | None"]
+
+
 class _Reader:
-    """Walks through the text as Ignition's parser does, whose steps are not lines: what stands
-    before the first section is skipped character by character, and a name may span lines."""
+    """The text, the place in it, and how far the buffer reaches."""
 
-    text: str
-    at: int = 0
-    section: str | None = None
-    found: set[str] = field(default_factory=set)
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+        self.filled = 0
+        self.section = ""
+        self.found: set[str] = set()
 
-    def step(self) -> bool:
-        """Read one section header, comment or option; return whether there is more."""
-        self.check_length()
-        self.skip()
-        if self.at >= len(self.text):
-            return False
-        self.check_length()
-        first = self.text[self.at]
-        if first == "[":
-            self.header()
-        elif first in "#;":
-            self.at += 1
-            self.comment()
-        else:
-            self.option()
-        return True
-
-    def skip(self) -> None:
-        """Go to the next character that means something."""
-        while self.at < len(self.text):
-            char = self.text[self.at]
-            if char in "[#;" or (self.section is not None and char not in _SPACES):
-                return
-            self.at += 1
-            if char in _NEWLINES and self.section is None:
+    def run(self) -> None:
+        step: _Step | None = self.next_section
+        check = len(self.data) > _SHORT
+        while step is not None:
+            if check:
                 self.check_length()
+            step = step()
 
     def check_length(self) -> None:
-        if self.text.find("\n", self.at, self.at + LINE_MAX // 4) >= 0:
-            return  # soon enough, however many bytes a character takes
-        rest = self.text[self.at : self.at + LINE_MAX].encode("utf-8", "surrogatepass")[:LINE_MAX]
-        if len(rest) == LINE_MAX and b"\n" not in rest and b"\r" not in rest:
-            raise BadUnit(f"line too long (max {LINE_MAX} bytes)")
+        if self.filled - self.at >= LINE_MAX:
+            seen = self.data[self.at : self.at + LINE_MAX]
+            if b"\n" not in seen and b"\r" not in seen:
+                raise BadUnit(f"line too long (max {LINE_MAX} bytes)")
 
-    def rest_of_line(self) -> tuple[str, bool]:
-        """Return the text up to the end of the line, and whether the line ended."""
-        end = self.text.find("\n", self.at)
-        line = self.text[self.at :] if end < 0 else self.text[self.at : end]
-        self.at = len(self.text) if end < 0 else end + 1
-        return line, end >= 0
+    def fill(self) -> None:
+        self.filled = min(len(self.data), self.at + _BUFFER)
 
-    def header(self) -> None:
-        end = self.text.find("]", self.at)
-        if end < 0:
+    def rune(self) -> str:
+        """Return the next character, nothing at the end; a byte that is no text is one, too."""
+        if self.filled - self.at < _LONGEST_RUNE and not _is_whole(self.data[self.at : self.filled]):
+            self.fill()
+        if self.at >= len(self.data):
+            return ""
+        byte = self.data[self.at]
+        char = chr(byte) if byte < 0x80 else _first(self.data[self.at : self.at + _LONGEST_RUNE])
+        self.at += 1 if byte < 0x80 else len(char.encode("utf-8", "surrogateescape"))
+        return char
+
+    def until(self, stop: bytes) -> tuple[bytes, bool]:
+        """Return what comes up to a byte, with it, and whether it was there."""
+        end = self.data.find(stop, self.at)
+        found = end >= 0
+        end = end + 1 if found else len(self.data)
+        start = self.at
+        while self.filled < end:
+            # the buffer is emptied where it is full, and filled up where it is not
+            self.at = self.filled if self.filled - self.at >= _BUFFER else self.at
+            self.fill()
+        self.at = end
+        return self.data[start:end], found
+
+    def line(self) -> bytes:
+        return self.until(b"\n")[0].removesuffix(b"\r").removesuffix(b"\n")
+
+    def next_section(self) -> _Step | None:
+        char = self.rune()
+        if char == "[":
+            return self.header
+        if char in ("#", ";"):
+            return lambda: self.comment(self.next_section)
+        return self.next_section if char else None
+
+    def header(self) -> _Step | None:
+        name, found = self.until(b"]")
+        if not found:
             raise BadUnit("unable to find end of section")
-        self.section = self.text[self.at + 1 : end]
-        self.at = end + 1
-        self.check_length()
-        if self.rest_of_line()[0].strip(_SPACES):
+        self.section = name[:-1].decode("utf-8", "surrogateescape")
+        return self.header_end
+
+    def header_end(self) -> _Step | None:
+        if not _is_blank(self.line()):
             raise BadUnit("found garbage after section name")
+        return self.next_option
 
-    def comment(self) -> None:
-        while True:
-            line, more = self.rest_of_line()
-            if not line.removesuffix(" ").endswith("\\") or not more:
-                return
+    def comment(self, then: _Step) -> _Step | None:
+        while self.line().removesuffix(b" ").endswith(b"\\"):
+            pass
+        return then
 
-    def option(self) -> None:
-        end = self.text.find("=", self.at)
-        name = self.text[self.at : end] if end >= 0 else self.text[self.at :]
-        if any(newline in name for newline in _NEWLINES):
-            raise BadUnit("unexpected newline encountered while parsing option name")
-        if end < 0:
-            raise BadUnit("EOF")
-        self.at = end + 1
-        self.value()
-        self.found.add(self.section or "")
+    def next_option(self) -> _Step | None:
+        before = self.at
+        char = self.rune()
+        if not char:
+            return None
+        if char in _SPACES:
+            return self.next_option
+        if char == "[":
+            return self.header
+        if char in ("#", ";"):
+            return lambda: self.comment(self.next_option)
+        self.at = before
+        return self.name
 
-    def value(self) -> None:
-        while True:
-            self.check_length()
-            line, more = self.rest_of_line()
-            if not line.strip(_SPACES) or not line.endswith("\\") or not more:
-                return
+    def name(self) -> _Step | None:
+        while (char := self.rune()) != "=":
+            if not char:
+                raise BadUnit("EOF")
+            if char in ("\n", "\r"):
+                raise BadUnit("unexpected newline encountered while parsing option name")
+        return self.value
+
+    def value(self) -> _Step | None:
+        line = self.line()
+        if line.endswith(b"\\") and not _is_blank(line):
+            return self.value
+        self.found.add(self.section)
+        return self.next_option
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line.decode("utf-8", "surrogateescape").strip(_SPACES)
+
+
+def _first(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")[0]
+
+
+def _is_whole(data: bytes) -> bool:
+    """Tell whether bytes begin with a whole character, or with what can be none."""
+    if not data:
+        return False
+    length = 1 if data[0] < 0xC0 else 2 if data[0] < 0xE0 else 3 if data[0] < 0xF0 else 4
+    return len(data) >= length or any(byte & 0xC0 != 0x80 for byte in data[1:])

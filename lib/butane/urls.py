@@ -1,198 +1,155 @@
-"""Data URLs as Butane makes them, and the URLs that Ignition takes."""
+"""The URLs that Ignition takes, read as Go reads them.
+
+Source: net/url of Go, and config/v3_0 to config/v3_6 of Ignition 2.26.
+"""
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import re
-import zlib
-from functools import lru_cache
-from urllib.parse import parse_qs, quote_from_bytes
+from dataclasses import dataclass
+from urllib.parse import unquote_plus
 
 from butane.dataurls import data_url_fault
 from butane.report import Severity
 
-_UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.!~*'()"
-_GZIP_HEADER = bytes.fromhex("1f8b08000000000002ff")
-# An empty block that Go's compressor appends. It is no part of our bytes, but Butane counts it
-# when it chooses the shortest form, and the choice has to be the same.
-_GO_TAIL = 5
-# Header, trailer and the shortest deflate stream, as base64, with what introduces them: contents
-# whose other forms are no longer than this need not be compressed to know the answer.
-_SHORTEST_GZIP = len(";base64,") + 36 + len("gzip")
-_CACHED_SIZE = 256 * 1024
-_CACHED_COUNT = 1024
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_ADDRESS = r"\[(?P<ip>[0-9A-Fa-f:.]*)(?:%25[A-Za-z0-9\-_.~]+)?\]"
-_NAME = r"""(?:[A-Za-z0-9\-_.~!$&'()*+,;=<>"\x80-\U0010ffff]|%[89A-Fa-f][0-9A-Fa-f])*"""
-_HOST = re.compile(rf"(?:{_ADDRESS}|{_NAME})(?::[0-9]*)?")
+_HOST_CHARS = r"""A-Za-z0-9\-_.~!$&'()*+,;=:\[\]<>"\x80-\U0010ffff\ud800-\udfff"""
+# A host may escape what is not ASCII, and the percent sign; a zone what a host has anyway, and a space
+_HOST = re.compile(rf"(?:[{_HOST_CHARS}]|%[89A-Fa-f][0-9A-Fa-f]|%25)*")
+_ZONE = re.compile(rf"(?:[{_HOST_CHARS}]|%[0-9A-Fa-f]{{2}})*")
+_ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
+_OF_ZONE = re.compile(rf"[{_HOST_CHARS} %]")
+_PORT = re.compile(r"(?::[0-9]*)?")
 _USER = re.compile(r"(?:[A-Za-z0-9\-._:~!$&'()*+,;=@]|%[0-9A-Fa-f]{2})*")
 
 
-def data_url(data: bytes) -> tuple[str, str]:
-    """Given bytes, return the shortest data URL that Butane would choose, and its compression.
-
-    The compression is "gzip" or "". The result depends on nothing but the bytes; small contents
-    are remembered, because the same ones go to many hosts.
-    """
-    return _remembered(data) if len(data) <= _CACHED_SIZE else _shortest(data)
-
-
-def escaped_data_url(data: bytes) -> str:
-    """Given bytes, return the only data URL that the first version of Butane made."""
-    return "data:," + quote_from_bytes(data, safe="!~*'()")
+@dataclass(frozen=True)
+class _Url:
+    scheme: str
+    """In small letters; empty for a URL without."""
+    opaque: str
+    """What follows the scheme where that is no path."""
+    query: str
 
 
-def plain_data_url(data: bytes) -> str:
-    """Given bytes that are compressed already, return the shorter of their two plain data URLs."""
-    return _plain(data)[0]
+def _parse(text: str) -> _Url | None:
+    """Given a URL, return its parts, None where Go cannot parse it."""
+    whole, _, fragment = text.partition("#")
+    if _CONTROL.search(whole) or whole.startswith(":"):
+        return None
+    match = _SCHEME.match(whole)
+    scheme = match[1].lower() if match is not None else ""
+    rest, _, query = (whole[match.end() :] if match is not None else whole).partition("?")
+    opaque = ""
+    if rest.startswith("/"):
+        sound = _is_sound(scheme, rest)
+    elif scheme:
+        opaque, sound = rest, True
+    else:
+        sound = ":" not in rest.partition("/")[0] and not _BAD_ESCAPE.search(rest)
+    return _Url(scheme, opaque, query) if sound and not _BAD_ESCAPE.search(fragment) else None
 
 
-def _escaped_length(data: bytes) -> int:
-    return 1 + len(data) + 2 * len(data.translate(None, _UNESCAPED))
+def _is_sound(scheme: str, rest: str) -> bool:
+    """Judge an authority and a path."""
+    path = rest
+    if rest.startswith("//") and (scheme or not rest.startswith("///")):
+        authority, slash, path = rest[2:].partition("/")
+        user, at, host = authority.rpartition("@")
+        if not _is_host(host) or (at and _USER.fullmatch(user) is None):
+            return False
+        path = slash + path
+    return not _BAD_ESCAPE.search(path)
 
 
-def _plain_length(data: bytes) -> int:
-    return min(_escaped_length(data), len(";base64,") + 4 * ((len(data) + 2) // 3))
+def _is_host(host: str) -> bool:
+    bracket = host.rfind("[")
+    if bracket == 0:
+        inside, _, port = host[1:].rpartition("]")
+        return "]" in host and _PORT.fullmatch(port) is not None and _is_address(inside)
+    colon = host.rfind(":")
+    sound = colon < 0 or _PORT.fullmatch(host, colon) is not None
+    return bracket < 0 and sound and _HOST.fullmatch(host) is not None
 
 
-def _plain(data: bytes) -> tuple[str, str]:
-    if _escaped_length(data) == _plain_length(data):
-        return escaped_data_url(data), ""
-    return "data:;base64," + base64.b64encode(data).decode("ascii"), ""
-
-
-def _shortest(data: bytes) -> tuple[str, str]:
-    limit = _plain_length(data)
-    if limit <= _SHORTEST_GZIP:
-        return _plain(data)
-    packed = _gzip(data)
-    length = len(";base64,") + 4 * ((len(packed) + _GO_TAIL + 2) // 3)
-    if length + len("gzip") >= limit:
-        return _plain(data)
-    return "data:;base64," + base64.b64encode(packed).decode("ascii"), "gzip"
-
-
-_remembered = lru_cache(maxsize=_CACHED_COUNT)(_shortest)
-
-
-def _gzip(data: bytes) -> bytes:
-    body = zlib.compress(data, 9, wbits=-15)
-    tail = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
-    return _GZIP_HEADER + body + tail
+def _is_address(text: str) -> bool:
+    """Judge what is in brackets: an address of IPv6, with a zone behind %25."""
+    zone_at = text.find("%25")
+    address, zone = (text, "") if zone_at < 0 else (text[:zone_at], text[zone_at:])
+    escaped = (chr(int(digits, 16)) for digits in _ESCAPED.findall(zone))
+    sound = _ZONE.fullmatch(zone) is not None and all(_OF_ZONE.fullmatch(char) for char in escaped)
+    if _HOST.fullmatch(address) is None or not sound or zone == "%25":
+        return False
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def url_fault(url: str, minor: int) -> str | None:
     """Given the source of a resource, return what Ignition 3.`minor` has against it, or None."""
-    scheme, rest = _split(url)
-    if rest is None:
+    parsed = _parse(url)
+    if parsed is None:
         return "unable to parse url"
-    check = _CHECKS.get(scheme)
-    if check is None or minor < _FIRST_WITH.get(scheme, 0):
+    if parsed.scheme not in _SCHEMES or minor < _SCHEMES[parsed.scheme]:
         return "invalid url scheme"
-    return check(url, rest)
+    if parsed.scheme == "data":
+        return data_url_fault(url)
+    if parsed.scheme == "arn" and not _is_object(parsed.opaque):
+        return "invalid S3 ARN format"
+    if parsed.scheme in ("s3", "arn") and _has_empty_version(parsed.query):
+        return "invalid S3 object VersionId"
+    return None
+
+
+# The minor version of Ignition 3 that first knew a scheme
+_SCHEMES = {"http": 0, "https": 0, "tftp": 0, "s3": 0, "data": 0, "gs": 2, "arn": 4}
+
+
+def _is_object(opaque: str) -> bool:
+    """Judge an ARN, without its scheme: does it name an object of S3, in a bucket or behind an access point?"""
+    parts = opaque.split(":", 4)
+    if len(parts) < len(("partition", "service", "region", "account", "resource")) or parts[1] != "s3":
+        return False
+    return opaque.count("/") >= (2 if parts[4].startswith("accesspoint/") else 1)
+
+
+def _has_empty_version(query: str) -> bool:
+    """Tell whether the first versionId of a query is empty; Go passes over pairs that it cannot read."""
+    for pair in query.split("&"):
+        key, _, value = pair.partition("=")
+        if ";" not in pair and not _BAD_ESCAPE.search(pair) and unquote_plus(key) == "versionId":
+            return not value
+    return False
 
 
 def tang_fault(url: str) -> str | None:
     """Given the URL of a tang server, return what Ignition has against it, or None."""
-    scheme, rest = _split(url)
-    if rest is None:
+    parsed = _parse(url)
+    if parsed is None:
         return "unable to parse url"
-    return None if scheme in ("http", "https") else "invalid url scheme"
+    return None if parsed.scheme in ("http", "https") else "invalid url scheme"
 
 
 def proxy_fault(url: str, may_be_plain: bool) -> tuple[str, Severity] | None:
     """Given the URL of a proxy, return what Ignition has against it and how much, or None."""
-    scheme, rest = _split(url)
-    if rest is None:
+    parsed = _parse(url)
+    if parsed is None:
         return "unable to parse url", "error"
-    if scheme not in ("http", "https"):
+    if parsed.scheme not in ("http", "https"):
         return "proxies must be http(s)", "error"
-    if scheme == "http" and not may_be_plain:
+    if parsed.scheme == "http" and not may_be_plain:
         return "insecure plaintext HTTP proxy specified for HTTPS resources", "warning"
     return None
 
 
 def header_fault(url: str) -> str | None:
     """Given the source of a resource with HTTP headers, return what is wrong with it, or None."""
-    scheme, rest = _split(url)
-    if not url or rest is None:
+    parsed = _parse(url) if url else None
+    if parsed is None:
         return "unable to parse url"
-    if scheme not in ("http", "https"):
-        return "cannot use HTTP headers with this source scheme"
-    return None
-
-
-def _split(url: str) -> tuple[str, str | None]:
-    """Return the scheme (lower case) and the rest; None for the rest of what is no URL."""
-    match = _SCHEME.fullmatch(url)
-    if re.search(r"[\x00-\x1f\x7f]", url):
-        return "", None
-    if match is None:
-        path, _, fragment = url.partition("#")
-        path = path.partition("?")[0]
-        relative = ":" not in path.partition("/")[0] and not _BAD_ESCAPE.search(path + fragment)
-        return "", "" if relative else None
-    rest, _, fragment = match[2].partition("#")
-    sound = not _BAD_ESCAPE.search(fragment) and _sound_hierarchy(rest.partition("?")[0])
-    return match[1].lower(), rest if sound else None
-
-
-def _sound_hierarchy(rest: str) -> bool:
-    if not rest.startswith("/"):
-        return True  # opaque, as in data:
-    authority, path = "", rest
-    if rest.startswith("//") and not rest.startswith("///"):
-        authority, _, path = rest[2:].partition("/")
-    user, _, host = authority.rpartition("@")
-    sound = _USER.fullmatch(user) is not None and _sound_host(host)
-    return sound and not _BAD_ESCAPE.search(path)
-
-
-def _sound_host(host: str) -> bool:
-    match = _HOST.fullmatch(host)
-    if match is None or match["ip"] is None:
-        return match is not None
-    try:
-        return bool(ipaddress.IPv6Address(match["ip"]))
-    except ValueError:
-        return False
-
-
-def _no_fault(_url: str, _rest: str) -> str | None:
-    return None
-
-
-def _data_fault(url: str, _rest: str) -> str | None:
-    return data_url_fault(url)
-
-
-def _s3_fault(_url: str, rest: str) -> str | None:
-    query = parse_qs(rest.partition("?")[2], keep_blank_values=True)
-    empty = "versionId" in query and not query["versionId"][0]
-    return "invalid S3 object VersionId" if empty else None
-
-
-def _arn_fault(url: str, rest: str) -> str | None:
-    parts = ("arn:" + rest.partition("?")[0]).split(":", 5)
-    if rest.startswith("/") or len(parts) < 6 or parts[2] != "s3":
-        return "invalid S3 ARN format"
-    pieces = ":".join(parts).count("/") + 1
-    if pieces < (3 if parts[5].startswith("accesspoint/") else 2):
-        return "invalid S3 ARN format"
-    return _s3_fault(url, rest)
-
-
-# The minor version of Ignition 3 that first knew a scheme
-_FIRST_WITH = {"gs": 2, "arn": 4}
-_CHECKS = {
-    "http": _no_fault,
-    "https": _no_fault,
-    "tftp": _no_fault,
-    "gs": _no_fault,
-    "s3": _s3_fault,
-    "arn": _arn_fault,
-    "data": _data_fault,
-}
+    return None if parsed.scheme in ("http", "https") else "cannot use HTTP headers with this source scheme"

@@ -114,7 +114,7 @@ def test_binary_that_is_no_base64_ends_it_all() -> None:
 
 def test_bytes_that_are_no_text_are_printed_as_go_prints_them() -> None:
     text = f"{HEADER}passwd: {{users: [{{name: a, gecos: !!binary /wD/}}]}}\n"
-    assert b'"gecos":"\xef\xbf\xbd\\u0000\xef\xbf\xbd"' in butane.translate(text).json
+    assert b'"gecos":"\\ufffd\\u0000\\ufffd"' in butane.translate(text).json
 
 
 def test_inline_contents_can_be_bytes() -> None:
@@ -260,3 +260,18 @@ def test_a_config_that_holds_itself_ends() -> None:
         assert problems(text)[-1].endswith("path not specified")
     (problem,) = problems(f"{HEADER}storage: &a {{<<: *a}}\n")
     assert problem == "error at line 3 col 18: anchor value contains itself"
+
+
+def test_a_key_that_is_null_is_one_that_nothing_takes() -> None:
+    assert warnings(f"{HEADER}null: 1\n") == ["warning at $.null, line 3 col 1: unused key null"]
+
+
+def test_a_key_given_twice_counts_before_the_mapping_s_being_in_the_wrong_place() -> None:
+    (problem,) = problems(f"{HEADER}storage:\n  files:\n    path:\n    path:\n")
+    assert problem.endswith('mapping key "path" already defined at line 5')
+
+
+def test_an_anchor_may_be_there_twice() -> None:
+    text = f"{HEADER}passwd: {{users: [{{name: &x a, gecos: *x}}, {{name: &x b, gecos: *x}}]}}\n"
+    assert [user["gecos"] for user in butane.translate(text).config["passwd"]["users"]] == ["a", "b"]
+    assert butane.translate(f"{HEADER}passwd: {{users: [{{name: &x a}}, {{name: &x b}}]}}\n").report == ()
