@@ -28,7 +28,7 @@ DODO = "dodo"
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
     ("errors", "files", "paths", "state", "lock", "bootstrap"),  # with the standard library alone
-    ("programs", "screen"),
+    ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model"),
     ("secrets", "hosts", "guard"),
     ("templates", "render"),
