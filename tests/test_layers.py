@@ -30,7 +30,7 @@ LAYERS = (
     ("errors", "files", "paths", "state", "lock", "bootstrap"),  # with the standard library alone
     ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model"),
-    ("secrets", "hosts", "guard"),
+    ("secrets", "hosts", "guard", "releases", "artifacts"),
     ("templates", "render"),
     ("build",),
     ("checks",),

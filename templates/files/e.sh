@@ -14,8 +14,8 @@ fi
 if ! command -v etcdctl >/dev/null; then
     version=$(curl --silent --fail --max-time 3 --cacert "$tls/server-ca.crt" --cert "$tls/client.crt" \
         --key "$tls/client.key" https://127.0.0.1:2379/version) || version='unknown: etcd does not answer'
-    echo "e: etcdctl is not installed: k3s brings none. Put the one of this etcd ($version) into" \
-        "${0%/*}, from https://github.com/etcd-io/etcd/releases" >&2
+    echo "e: etcdctl is not installed: k3s brings none. Name the one of this etcd ($version) in artifacts: of" \
+        "cluster.yaml, or put it into ${0%/*}, from https://github.com/etcd-io/etcd/releases" >&2
     exit 1
 fi
 ETCDCTL_ENDPOINTS=${ETCDCTL_ENDPOINTS:-https://127.0.0.1:2379} \
