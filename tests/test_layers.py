@@ -32,7 +32,7 @@ LAYERS = (
     ("yamlfile", "fields", "settings", "rules", "model"),
     ("secrets", "hosts", "guard", "releases", "artifacts"),
     ("templates", "render"),
-    ("build",),
+    ("build", "pin"),
     ("checks",),
     ("engine",),
     (DODO, "__main__"),
