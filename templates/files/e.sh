@@ -6,7 +6,7 @@ root=${I12E_ROOT:-} # tests run it on a tree of their own
 tls=$root/var/lib/rancher/k3s/server/tls/etcd
 
 if [ "$(id -u)" != 0 ] && [ ! "$root" ]; then exec sudo "$0" "$@"; fi
-PATH=$PATH:/opt/bin:/usr/local/bin # sudo and units may know neither
+PATH=/opt/bin:/usr/local/bin:$PATH # sudo and units may know neither; Flatcar has an etcdctl of its own in /usr/bin
 if [ ! -e "$tls/client.key" ]; then
     echo "e: k3s has made no etcd certificates in $tls: it has not started yet, or runs on SQLite" >&2
     exit 1
