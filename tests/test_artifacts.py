@@ -18,7 +18,7 @@ from i12e.files import Files
 from i12e.model import Host, load_fleet
 
 LOCK = "hosts/example/artifacts.lock"
-PROGRAMS = 'artifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.2.1, sysexts: {wasmtime: "24.0.0"}}\n'
+PROGRAMS = "artifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.2.1, sysexts: {wasmtime: v24.0.0}}\n"
 HASH = "0123456789abcdef" * 4  # of tests alone
 GOOD = f"""\
 version: 1
@@ -146,7 +146,7 @@ def test_a_host_gets_what_it_is_to_have_with_the_locked_hash(small: Project) -> 
     assert found.k3s is not None
     assert (found.k3s.hash, found.k3s.file) == (f"sha256-{'a' * 64}", "k3s")
     assert [one.name for one in found.programs] == ["etcdctl", "rclone", "age"]
-    assert [(one.name, one.file) for one in found.sysexts] == [("wasmtime", "wasmtime-24.0.0-x86-64.raw")]
+    assert [(one.name, one.file) for one in found.sysexts] == [("wasmtime", "wasmtime-v24.0.0-x86-64.raw")]
     agent = artifacts.of_host(hosts(small)["agent-1"], load(small), LOCK)
     assert [one.name for one in agent.programs] == ["rclone", "age"]
 
@@ -162,7 +162,7 @@ def test_a_lock_file_that_lacks_something_is_told_with_everything_that_it_lacks(
         f"{LOCK}: lacks etcdctl v3.6.7 amd64",
         f"{LOCK}: lacks k3s v1.35.4+k3s1 amd64",
         f"{LOCK}: lacks rclone v1.71.0 amd64",
-        f"{LOCK}: lacks wasmtime 24.0.0 amd64",
+        f"{LOCK}: lacks wasmtime v24.0.0 amd64",
     ]
     assert all(line.endswith("(./doit lock adds it)") for line in said)
 

@@ -271,7 +271,7 @@ artifacts: {sysexts: {wasmtime: "../1"}}
 => 3:33: artifacts.sysexts.wasmtime: "../1" is not a system extension's version (what stands between its name and the processor's)
 
 os: {name: fcos}
-artifacts: {sysexts: {wasmtime: "24.0.0"}}
+artifacts: {sysexts: {wasmtime: v24.0.0}}
 => 4:22: artifacts.sysexts: are built for Flatcar, Fedora CoreOS does not take them (in a host's own file: NAME: null)
 
 os: {arch: x86_64}

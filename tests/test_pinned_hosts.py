@@ -28,7 +28,7 @@ from website import Site
 pytestmark = pytest.mark.ignition
 
 VERSION = "v1.35.4+k3s1"
-PROGRAMS = 'artifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.2.1, sysexts: {wasmtime: "24.0.0"}}\n'
+PROGRAMS = "artifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.2.1, sysexts: {wasmtime: v24.0.0}}\n"
 K3S = b"#!/bin/sh\necho 'k3s version v1.35.4+k3s1 (deadbeef)'\n" + os.urandom(1 << 20)
 IMAGE = b"an image of wasmtime"
 FOLDERS = {
@@ -36,7 +36,7 @@ FOLDERS = {
     "etcd": "/etcd-io/etcd/releases/download/v3.6.7",
     "rclone": "/rclone/rclone/releases/download/v1.71.0",
     "age": "/FiloSottile/age/releases/download/v1.2.1",
-    "wasmtime": "/flatcar/sysext-bakery/releases/download/wasmtime-24.0.0",
+    "wasmtime": "/flatcar/sysext-bakery/releases/download/wasmtime-v24.0.0",
 }
 ENVIRONMENTS = {
     "example": ("agent-1", "agent-2", "server-1", "server-2", "server-3"),
@@ -80,7 +80,7 @@ CONTENTS = {
     f"{FOLDERS['etcd']}/etcd-v3.6.7-linux-amd64.tar.gz": ETCD,
     f"{FOLDERS['rclone']}/rclone-v1.71.0-linux-amd64.zip": RCLONE,
     f"{FOLDERS['age']}/age-v1.2.1-linux-amd64.tar.gz": AGE,
-    f"{FOLDERS['wasmtime']}/wasmtime-24.0.0-x86-64.raw": IMAGE,
+    f"{FOLDERS['wasmtime']}/wasmtime-v24.0.0-x86-64.raw": IMAGE,
 }
 LISTS = {"k3s": "sha256sum-amd64.txt"}
 
@@ -172,7 +172,7 @@ def test_ignition_fetches_the_right_bytes_with_the_right_modes(trees: Callable[[
     if "server" in name:
         wanted["/opt/i12e/artifacts/etcd-v3.6.7-linux-amd64.tar.gz"] = (ETCD, 0o644)
     if env == "example":
-        wanted["/opt/extensions/wasmtime/wasmtime-24.0.0-x86-64.raw"] = (IMAGE, 0o644)
+        wanted["/opt/extensions/wasmtime/wasmtime-v24.0.0-x86-64.raw"] = (IMAGE, 0o644)
     for path, (content, mode) in wanted.items():
         assert tree.place(path).read_bytes() == content, path
         assert (tree.mode(path), tree.owner(path)) == (mode, (0, 0)), path

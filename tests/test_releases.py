@@ -14,7 +14,7 @@ from test_model import CLUSTER, SERVER, load
 
 A, B = "a" * 64, "b" * 64
 GITHUB = "https://github.com"
-ALL = 'artifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.3.1, sysexts: {wasmtime: "24.0.0"}}\n'
+ALL = "artifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.3.1, sysexts: {wasmtime: v24.0.0}}\n"
 
 # As rclone's release has it: k3s's, etcd's and the bakery's are the same without the signature.
 SIGNED = f"""\
@@ -57,7 +57,7 @@ def test_a_server_fetches_what_its_file_names_from_where_the_makers_have_it() ->
     )
     rclone = f"{GITHUB}/rclone/rclone/releases/download/v1.71.0"
     age = f"{GITHUB}/FiloSottile/age/releases/download/v1.3.1"
-    bakery = f"{GITHUB}/flatcar/sysext-bakery/releases/download/wasmtime-24.0.0"
+    bakery = f"{GITHUB}/flatcar/sysext-bakery/releases/download/wasmtime-v24.0.0"
     assert urls(releases.wanted(host(ALL))) == {
         "k3s v1.35.4+k3s1 amd64": (f"{k3s}/k3s", f"{k3s}/sha256sum-amd64.txt"),
         "etcdctl v3.6.7 amd64": (f"{etcd}/etcd-v3.6.7-linux-amd64.tar.gz", f"{etcd}/SHA256SUMS"),
@@ -66,7 +66,7 @@ def test_a_server_fetches_what_its_file_names_from_where_the_makers_have_it() ->
             f"{age}/age-v1.3.1-linux-amd64.tar.gz",
             "https://api.github.com/repos/FiloSottile/age/releases/tags/v1.3.1",
         ),
-        "wasmtime 24.0.0 amd64": (f"{bakery}/wasmtime-24.0.0-x86-64.raw", f"{bakery}/SHA256SUMS"),
+        "wasmtime v24.0.0 amd64": (f"{bakery}/wasmtime-v24.0.0-x86-64.raw", f"{bakery}/SHA256SUMS"),
     }
 
 
@@ -77,7 +77,7 @@ def test_on_arm64_files_have_the_names_that_the_makers_give_them() -> None:
         "etcd-v3.6.7-linux-arm64.tar.gz",
         "rclone-v1.71.0-linux-arm64.zip",
         "age-v1.3.1-linux-arm64.tar.gz",
-        "wasmtime-24.0.0-arm64.raw",
+        "wasmtime-v24.0.0-arm64.raw",
     ]
     assert releases.k3s(host("os: {arch: arm64}\n")).checksums.endswith("/sha256sum-arm64.txt")
 
