@@ -220,12 +220,16 @@ def test_all_problems_are_told_at_once_and_nothing_is_written(place: Place) -> N
         AGE_RELEASE: website.status(403),
     }
     k3s, file = "MIRROR/k3s-io/k3s/releases/download/v1.35.4%2Bk3s1/sha256sum-amd64.txt", LOCK
-    asked = f"(is the release named right, and does {place.site.url.removeprefix('http://')} have it?)"
+    server = place.site.url.removeprefix("http://")
+    asked, again = (
+        f"(is the release named right, and does {server} have it?)",
+        f"(look at the way to {server}, and try again)",
+    )
     lost, absent = "the connection was lost after 10 of 1000 bytes (3 tries)", "the server answered 404 Not Found"
     trust = "(./doit lock --trust k3s downloads it and takes the hash of what comes)"
     assert place.fails() == [
-        f"{file}: age v1.2.1 amd64: MIRROR{AGE_RELEASE}: the server answered 403 Forbidden {asked}",
-        f"{file}: etcdctl v3.6.7 amd64: MIRROR{ETCD}/SHA256SUMS: {lost} {asked}",
+        f"{file}: age v1.2.1 amd64: MIRROR{AGE_RELEASE}: the server answered 403 Forbidden {again}",
+        f"{file}: etcdctl v3.6.7 amd64: MIRROR{ETCD}/SHA256SUMS: {lost} {again}",
         f"{file}: k3s v1.35.4+k3s1 amd64: no list gives its sha256: {k3s} does not tell one for k3s {trust}",
         f"{file}: rclone v1.71.0 amd64: MIRROR{RCLONE}/rclone-v1.71.0-linux-amd64.zip: {absent} {asked}",
     ]

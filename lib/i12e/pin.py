@@ -171,7 +171,7 @@ class _Search:
         if isinstance(content, NotFetched):
             if content.absent:
                 return None, f"{where}: {content}"
-            raise _Wrong(f"{where}: {content}", _at(where))
+            raise _Wrong(f"{where}: {content}", _at(where, content))
         try:
             found = releases.published(content, artifact.file)
         except ValueError as error:
@@ -195,7 +195,7 @@ class _Search:
         try:
             sha256, size = self.client.sha256(artifact.url, self.meter(artifact.title))
         except NotFetched as error:
-            raise _Wrong(f"{artifact.url}: {error}", _at(artifact.url)) from None
+            raise _Wrong(f"{artifact.url}: {error}", _at(artifact.url, error)) from None
         self._compare(artifact, known, sha256, "the download")
         return Entry(artifact.title, artifact.url, sha256, size, TRUSTED)
 
@@ -203,7 +203,7 @@ class _Search:
         try:
             return self.client.size(artifact.url)
         except NotFetched as error:
-            raise _Wrong(f"{artifact.url}: {error}", _at(artifact.url)) from None
+            raise _Wrong(f"{artifact.url}: {error}", _at(artifact.url, error)) from None
 
     def _compare(self, artifact: Artifact, known: Entry | None, sha256: str, source: str) -> None:
         """Raise _Wrong if the lock file has another hash for this URL, or for the same release at another place."""
@@ -215,6 +215,9 @@ class _Search:
                 raise _Wrong(rule, _CHANGED, entry.line)
 
 
-def _at(url: str) -> str:
-    """Given a URL that gave nothing, return what to look at."""
-    return f"is the release named right, and does {urlsplit(url).netloc} have it?"
+def _at(url: str, error: NotFetched) -> str:
+    """Given a URL that gave nothing and why, return what to look at."""
+    server = urlsplit(url).netloc
+    if error.absent:
+        return f"is the release named right, and does {server} have it?"
+    return f"look at the way to {server}, and try again"
