@@ -20,6 +20,11 @@ def task_build() -> Iterator[engine.TaskDict]:
     yield from engine.build_tasks(DOIT_CONFIG)
 
 
+def task_lock() -> engine.TaskDict:
+    """What hosts download, with hashes: into artifacts.lock (--check: compare only)."""
+    return engine.lock_task(DOIT_CONFIG)
+
+
 def task_test() -> engine.TaskDict:
     """The tests, with the packages that they need."""
     return engine.aside("test", "all passed", partial(checks.run_tests, ROOT))

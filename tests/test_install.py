@@ -1,4 +1,7 @@
-"""k3s-install, k3s-selinux and e on trees of our own, with programs of our own: no network, no root, no k3s."""
+"""k3s-install, k3s-selinux, unpack-programs, k3s-killall.sh and e on trees of our own, with programs of our own.
+
+No network, no root, no k3s.
+"""
 
 from __future__ import annotations
 
@@ -247,6 +250,117 @@ def test_a_policy_that_is_not_there_after_the_reboot_does_not_reboot_again(host:
     assert done.returncode == 1
     assert "rpm-ostree status" in done.stderr
     assert "reboot" not in host.read("calls")
+
+
+def test_where_ignition_wrote_k3s_it_does_not_start_before_the_policy_is_there(host: Host) -> None:
+    done = host.run("k3s-selinux.sh", "--label")
+    assert done.returncode == 1
+    assert "k3s does not start before its SELinux policy is there" in done.stderr
+    assert host.read("calls") == "rpm -q --quiet k3s-selinux\n"
+
+
+@pytest.mark.parametrize("role", ["server", "agent"])
+def test_with_the_policy_k3ss_files_get_their_labels_at_each_start(host: Host, role: str) -> None:
+    host.configure(role=role, bin="/usr/local/bin")
+    host.write("policy")
+    assert host.run("k3s-selinux.sh", "--label").returncode == 0
+    labelled = [word for line in host.read("calls").splitlines() for word in line.split() if word.startswith("/")]
+    paths = {path.removeprefix(str(host.root)) for path in labelled}
+    assert {"/usr/local/bin/k3s", "/etc/systemd/system/k3s.service", "/var/lib/rancher/k3s"} <= paths
+    assert ("/var/lib/rancher/k3s/server/manifests" in paths) == (role == "server")
+
+
+def test_k3s_selinux_does_nothing_with_an_argument_that_it_does_not_know(host: Host) -> None:
+    assert host.run("k3s-selinux.sh", "--lable").returncode == 3
+    assert host.read("calls") == ""
+
+
+# --- unpack-programs
+
+
+def archive(host: Host, name: str, program: str, text: str) -> None:
+    """Put an archive with one program onto a host."""
+    host.write(f"made/{program}", f"#!/bin/sh\necho {text}\n").chmod(0o755)
+    (host.root / "opt/i12e/artifacts").mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["tar", "-czf", host.root / "opt/i12e/artifacts" / name, program], cwd=host.root / "made", check=True
+    )
+
+
+def test_programs_are_unpacked_once_and_again_when_the_list_changes_or_one_got_lost(host: Host) -> None:
+    for version in ("one", "two"):
+        archive(host, f"{version}.tar.gz", "age/age", version)
+        host.write("etc/i12e/programs", f"{version}.tar.gz age/age\n")
+        assert host.run("unpack-programs.sh").stdout == f"unpack-programs: {host.root}/opt/bin/age\n"
+        assert version in host.read("opt/bin/age")
+    assert host.run("unpack-programs.sh").stdout == "unpack-programs: they are there\n"
+    (host.root / "opt/bin/age").unlink()
+    assert host.run("unpack-programs.sh").stdout == f"unpack-programs: {host.root}/opt/bin/age\n"
+    assert os.listdir(host.root / "opt/bin") == ["age"]
+
+
+def test_an_archive_without_the_program_leaves_nothing_and_is_tried_again(host: Host) -> None:
+    archive(host, "age.tar.gz", "age/other", "other")
+    host.write("etc/i12e/programs", "age.tar.gz age/age\n")
+    for _ in range(2):
+        done = host.run("unpack-programs.sh")
+        assert done.returncode == 1
+        assert f"cannot take age/age out of {host.root}/opt/i12e/artifacts/age.tar.gz" in done.stderr
+        assert os.listdir(host.root / "opt/bin") == []
+
+
+# --- k3s-killall.sh
+
+MOUNTS = """\
+proc /proc proc rw 0 0
+tmpfs /run/k3s/containerd/pod/shm tmpfs rw 0 0
+tmpfs /var/lib/kubelet/pods/1/volumes tmpfs rw 0 0
+tmpfs /var/lib/kubelet/pods/1/volumes/inside tmpfs rw 0 0
+/dev/sda9 /var/lib/rancher/k3s ext4 rw 0 0
+nsfs /run/netns/cni-1 nsfs rw 0 0
+"""
+
+
+def running(host: Host) -> None:
+    """Make a host on which k3s and pods run, with programs that note what is asked of them."""
+    for name in ("umount", "ip"):
+        host.write(f"programs/{name}", NOTED).chmod(0o755)
+    host.write("programs/sleep", "#!/bin/sh\nexit 0\n").chmod(0o755)
+    host.write("proc/self/mounts", MOUNTS)
+    for group in ("system.slice/k3s.service", "system.slice/sshd.service", "kubepods.slice"):
+        host.write(f"sys/fs/cgroup/{group}/cgroup.kill")
+        host.write(f"sys/fs/cgroup/{group}/cgroup.events", "populated 0\nfrozen 0\n")
+    host.write("run/netns/cni-1")
+    for link in ("cni0", "eth0", "flannel-wg"):
+        host.write(f"sys/class/net/{link}")
+
+
+def test_killall_stops_k3s_and_all_pods_and_touches_nothing_else(host: Host) -> None:
+    running(host)
+    done = host.run("k3s-killall.sh")
+    assert done.returncode == 0, done.stderr
+    assert host.read("calls").splitlines() == [
+        "systemctl stop k3s.service",
+        "umount /var/lib/kubelet/pods/1/volumes/inside",
+        "umount /var/lib/kubelet/pods/1/volumes",
+        "umount /run/netns/cni-1",
+        "umount /run/k3s/containerd/pod/shm",
+        "ip netns delete cni-1",
+        "ip link delete cni0",
+        "ip link delete flannel-wg",
+    ]
+    assert host.read("sys/fs/cgroup/system.slice/k3s.service/cgroup.kill") == "1\n"
+    assert host.read("sys/fs/cgroup/kubepods.slice/cgroup.kill") == "1\n"
+    assert host.read("sys/fs/cgroup/system.slice/sshd.service/cgroup.kill") == ""
+
+
+def test_killall_tells_what_is_still_alive_and_unmounts_nothing_below_it(host: Host) -> None:
+    running(host)
+    host.write("sys/fs/cgroup/kubepods.slice/cgroup.events", "populated 1\nfrozen 0\n")
+    done = host.run("k3s-killall.sh")
+    assert done.returncode == 1
+    assert f"still alive: {host.root}/sys/fs/cgroup/kubepods.slice" in done.stderr
+    assert host.read("calls") == "systemctl stop k3s.service\n"
 
 
 # --- e

@@ -28,11 +28,11 @@ DODO = "dodo"
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
     ("errors", "files", "paths", "state", "lock", "bootstrap", "origins"),  # with the standard library alone
-    ("programs", "screen"),
+    ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model"),
-    ("secrets", "hosts", "guard"),
+    ("secrets", "hosts", "guard", "releases", "artifacts"),
     ("templates", "render"),
-    ("build",),
+    ("build", "pin"),
     ("checks",),
     ("engine",),
     (DODO, "__main__"),

@@ -84,7 +84,7 @@ version: v1.35.4+k3s1
 => 3:1: version: is not a known key (write it below k3s:)
 
 zzz: 1
-=> 3:1: zzz: is not a known key (known: addresses, api, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: zzz: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
 
 address: 192.0.2.3
 => 3:1: address: is not a known key (write addresses: [...])
@@ -254,6 +254,28 @@ mirror: https://x.example.com/?a=b
 
 mirror: mirror.example.com
 => 3:9: mirror: "mirror.example.com" is not an http or https URL (like https://mirror.example.com)
+
+artifacts: {rclone: 1.71.0}
+=> 3:21: artifacts.rclone: "1.71.0" is not a version of the form vX.Y.Z (write v1.71.0)
+
+artifacts: {ager: v1.2.1}
+=> 3:13: artifacts.ager: is not a known key (did you mean age?)
+
+artifacts: {sysexts: {wasmtime: 24.0}}
+=> 3:33: artifacts.sysexts.wasmtime: 24.0 is not text (put it in quotes)
+
+artifacts: {sysexts: {"../x": "1"}}
+=> 3:23: artifacts.sysexts."../x": is not a system extension's name (as extensions.flatcar.org has it, like wasmtime)
+
+artifacts: {sysexts: {wasmtime: "../1"}}
+=> 3:33: artifacts.sysexts.wasmtime: "../1" is not a system extension's version (what stands between its name and the processor's)
+
+os: {name: fcos}
+artifacts: {sysexts: {wasmtime: v24.0.0}}
+=> 4:22: artifacts.sysexts: are built for Flatcar, Fedora CoreOS does not take them (in a host's own file: NAME: null)
+
+os: {arch: x86_64}
+=> 3:12: os.arch: "x86_64" is not one of amd64, arm64
 
 ssh_keys: []
 => 3:11: ssh_keys: is an empty list (one at least)
@@ -536,18 +558,18 @@ x: 'a
 => 3:4: YAML: a quote is never closed
 
 x: &a [*a]
-=> 3:1: x: is not a known key (known: addresses, api, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
 => 3:4: an anchor that holds itself
 
 x: *b
 => 3:4: YAML: an alias (`*name`) of an anchor that does not exist
 
 x: !!binary aGk=
-=> 3:1: x: is not a known key (known: addresses, api, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
 => 3:4: the tag !!binary does not fit here (leave the tag out)
 
 x: !vault a
-=> 3:1: x: is not a known key (known: addresses, api, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
 => 3:4: the tag !vault does not fit here (leave the tag out)
 
 <<: {a: b}
@@ -571,7 +593,7 @@ x: \x07
 => 3:4: the character U+0007 is not allowed in YAML (delete it)
 
 x: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
-=> 3:1: x: is not a known key (known: addresses, api, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
 => 3:67: is nested too deeply
 """  # noqa: E501  # messages are one line each
 
@@ -691,6 +713,8 @@ GOOD = [
     "butane: [disk.bu, sub/disk.bu]",
     "keep: [/srv/data, /var/lib/rancher/k3s/agent/images]",
     "mirror: https://mirror.example.com:8443/k3s/",
+    "os: {arch: arm64}\nartifacts: {etcdctl: v3.6.7, rclone: v1.71.0, age: v1.2.1, sysexts: {k: v1.2.3+k3s1}}",
+    "os: {name: fcos}\nartifacts: {age: null, sysexts: {wasmtime: null}}",
     f"ssh_keys: ['from=\"192.0.2.0/24\" {KEY}']",
     "k3s: {snapshots: {schedule: '@every 1h30m'}}",
     "k3s: {snapshots: {schedule: 'CRON_TZ=UTC 5,35 0-6/2 ? JAN-mar MON'}}",

@@ -194,6 +194,14 @@ class Build:
             self._spool = None
         self._rendered.clear()
 
+    def checked_hosts(self) -> list[Host]:
+        """Return the models of all hosts, read anew; raise UserError if anything is wrong with one."""
+        fleet = self._load(self.hosts)
+        problems = [*self._strays(), *fleet.problems]
+        if problems:
+            raise UserError(problems)
+        return list(fleet.hosts.values())
+
     def warnings(self) -> list[str]:
         """Return the warnings of the model as it was last read."""
         values = self.state.get("_model", "_values_:") or {}

@@ -205,6 +205,42 @@ def aside(name: str, what: str, action: Callable[[], Any]) -> TaskDict:
     return task(name, action, meta={"verb": name.upper(), "what": what, "reads": True})
 
 
+def lock_task(config: TaskDict) -> TaskDict:
+    """Given DOIT_CONFIG, return the task of the lock file of what hosts fetch (see i12e.pin).
+
+    It takes no lock of the run's: it writes one file of the user's, at once, and waits for servers.
+    """
+    params = (
+        {"name": "check", "long": "check", "type": bool, "default": False, "help": "only compare; write nothing"},
+        {
+            "name": "trust",
+            "long": "trust",
+            "type": list,
+            "default": [],
+            "help": "download what this names (age, say) and take the hash of what comes, where no list gives one",
+        },
+    )
+    return {
+        "basename": "lock",
+        "doc": "pin what hosts fetch, by URL and sha256, in artifacts.lock",
+        "actions": [(step(_lock), [config["build"]])],
+        "params": params,
+        "uptodate": [False],
+        "meta": {"reads": True},
+        "io": {"capture": False},
+    }
+
+
+def _lock(build: Build, check: bool, trust: list[str]) -> TaskDict:
+    from i12e import pin  # which imports what a no-op has no use for
+
+    hosts = build.checked_hosts()
+    client, path = pin.client_for(hosts, screen.say), build.paths.artifacts
+    if check:
+        return {"told": pin.check(build.files, path, hosts, client)}
+    return {"told": pin.lock(build.files, path, hosts, client, trust, screen.meter)}
+
+
 def _render_task(build: Build, host: str) -> TaskDict:
     first = [build.paths.cluster_file, build.paths.host_file(host)]
     return {
@@ -293,6 +329,8 @@ class Reporter:
         for host in self.build.removed:
             self._tell("REMOVE", host, "removed", 0.0, "it is no more in " + self.build.paths.hosts)
         self.build.removed.clear()
+        for told in (task.values or {}).get("told", ()):
+            self._tell(seconds=0.0, task=task.name, **told)
         if _shown(task):
             same = task.meta["what"] in self.build.same
             spent = time.monotonic() - self._started.get(task.name, self._start)
@@ -361,10 +399,12 @@ class Reporter:
         """Whether anything failed."""
         return bool(self._problems)
 
-    def _tell(self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "") -> None:
-        self._results.append(
-            {"task": task or f"render:{what}", "verb": verb, "what": what, "result": result} | _timed(seconds, remark)
-        )
+    def _tell(
+        self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "",
+        facts: TaskDict | None = None,
+    ) -> None:  # fmt: skip
+        known = {"task": task or f"render:{what}", "verb": verb, "what": what, "result": result}
+        self._results.append(known | _timed(seconds, remark) | (facts or {}))
         if not self._json:
             self._out.write(screen.line(verb, what, remark) + "\n")
             self._out.flush()

@@ -35,6 +35,8 @@ _INTERFACE = re.compile(r"[^\s/:]{1,15}\Z")
 _K3S = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?\+k3s(\d{1,4})\Z", re.ASCII)
 _LOOSE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-rc\d+)?(?:[-+]k3s(\d+))?\Z", re.ASCII)
 _VERSION = re.compile(r"v\d+\.\d+\.\d+\Z", re.ASCII)
+_SYSEXT = re.compile(r"[a-z0-9](?:[-_a-z0-9]{0,62})\Z")
+_SYSEXT_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,62}\Z")
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 _LENGTH = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?\Z", re.ASCII)
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d\Z", re.ASCII)
@@ -236,6 +238,20 @@ def release_tag(text: str) -> str:
         return text
     remedy = f"write v{text}" if _VERSION.match("v" + text) else "like v1.0.1"
     raise Wrong("is not a version of the form vX.Y.Z", remedy)
+
+
+def sysext(text: str) -> str:
+    """Return the name of a system extension."""
+    if not _SYSEXT.match(text):
+        raise Wrong("is not a system extension's name", "as extensions.flatcar.org has it, like wasmtime")
+    return text
+
+
+def sysext_version(text: str) -> str:
+    """Return the version of a system extension, as its maker writes it."""
+    if not _SYSEXT_VERSION.match(text):
+        raise Wrong("is not a system extension's version", "what stands between its name and the processor's")
+    return text
 
 
 def component(text: str) -> str:

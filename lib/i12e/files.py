@@ -185,12 +185,15 @@ class Files:
             return [entry for entry in entries if _counts(entry)]
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Given a path and content, put it there by a rename: a reader sees the old or the new file, whole, 0600."""
+def replace(path: Path, content: bytes, mode: int = _PRIVATE) -> None:
+    """Given a path and content, put it there by a rename: a reader sees the old or the new file, whole, 0600.
+
+    `mode` is another mode, for what is not private; the umask holds for it.
+    """
     private_folder(path.parent)
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)  # left by a run that was killed, perhaps with another mode
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(handle, "wb") as file:
         file.write(content)
     os.replace(new, path)

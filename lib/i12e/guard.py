@@ -20,6 +20,7 @@ K3S = ("k3s.service", "k3s-agent.service", "k3s-.service")
 # k3s's install script writes the variables that it is run with into k3s's own env file.
 INSTALL = "k3s-install.service"
 
+_PINNED = "choose another release in k3s: or artifacts:, or another path"
 _SETTING = "use k3s.config in the host's file"
 _DROPIN = "write it in units:, where a drop-in may set Environment= and limits"
 _UNITS = r"/(?:etc|run|usr/lib|usr/local/lib)/systemd/system(?:\.control|\.attached)?"
@@ -50,7 +51,12 @@ def faults(template: Config, config: Config) -> Iterator[tuple[str, str]]:
 def _paths(template: Config, config: Config) -> Iterator[tuple[str, str]]:
     ours = _nodes(template)
     for path, node in _nodes(config).items():
-        if node != ours.get(path):
+        if node == ours.get(path):
+            continue
+        if path in ours and ours[path][1].get("contents", {}).get("verification"):
+            # merged, it would keep the hash, and the host would stop at its first boot
+            yield f"{path} is fetched by artifacts.lock, whose hash another content does not have", _PINNED
+        else:
             yield from _path(path, node)
 
 

@@ -66,6 +66,11 @@ class Paths:
         """The cluster's file."""
         return f"{self.hosts}/{CLUSTER_FILE}"
 
+    @property
+    def artifacts(self) -> str:
+        """What hosts may fetch, with hashes: the lock file of `./doit lock`."""
+        return f"{self.hosts}/artifacts.lock"
+
     def host_file(self, host: str) -> str:
         """Given a host's name, return its file."""
         return f"{self.hosts}/{host}.yaml"

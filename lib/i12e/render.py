@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import butane
-from i12e import guard, hosts
+from i12e import artifacts, guard, hosts
 from i12e.errors import Problem, UserError, ordered
 from i12e.files import Files
 from i12e.model import Host
@@ -31,6 +31,7 @@ VARIANTS = {"flatcar": "1.1.0", "fcos": "1.5.0"}  # both are Ignition 3.4.0, whi
 
 # The modules whose code decides what comes out; a test compares this with what render really imports.
 CODE = (
+    "lib/i12e/artifacts.py",
     "lib/i12e/errors.py",
     "lib/i12e/fields.py",
     "lib/i12e/files.py",
@@ -40,6 +41,7 @@ CODE = (
     "lib/i12e/origins.py",
     "lib/i12e/paths.py",
     "lib/i12e/programs.py",
+    "lib/i12e/releases.py",
     "lib/i12e/render.py",
     "lib/i12e/rules.py",
     "lib/i12e/secrets.py",
@@ -177,6 +179,7 @@ class Renderer:
             "servers": self._peers,
             "join_urls": lambda: hosts.join_urls(host, self._peers),
             "position": lambda: hosts.position(host, self._peers()),
+            "artifacts": lambda: self.templates.attempt(lambda: self._artifacts(host), artifacts.OfHost()),
             "reboot_window": lambda: hosts.reboot_window(host, self._peers),
             "local_file": lambda path: self._local_file(host, path),
         }
@@ -184,6 +187,10 @@ class Renderer:
     def _peers(self) -> list[dict[str, Any]]:
         self._files.note(self._paths.servers)
         return self._servers()
+
+    def _artifacts(self, host: Host) -> artifacts.OfHost:
+        path = self._paths.artifacts
+        return artifacts.of_host(host, artifacts.load(self._files, path), path)
 
     def _local_file(self, host: Host, path: str) -> str:
         file = f"{self._paths.hosts}/files/{path}"

@@ -356,6 +356,9 @@ def _os(settings: Cluster | Host) -> Iterator[Fault]:
         # locksmith's lock speaks etcd's v2 API (lock/etcd.go), which the etcd inside of k3s does not offer
         rule = "needs an etcd of your own, k3s's has no lock for it: a host would wait for it and never reboot"
         yield Fault(strategy, rule, "write reboot", '"etcd-lock"', warning=True, needs=(name,))
+    if settings.os.name == "fcos" and any(settings.artifacts.sysexts.values()):
+        rule = "are built for Flatcar, Fedora CoreOS does not take them"
+        yield Fault(("artifacts", "sysexts"), rule, "in a host's own file: NAME: null", needs=(name,))
     if settings.os.name == "flatcar" and len(update.window.days) > 1:
         # locksmith's window is one time of day, or of one day of the week (pkg/timeutil)
         rule = "has several days, Flatcar knows one day or all"

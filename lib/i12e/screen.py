@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
 _MANY = 20
+_BLINK = 0.2  # seconds between two looks at a terminal, and
+_NEWS = 10.0  # between two lines elsewhere
 
 
 def line(verb: str, what: str, remark: str = "") -> str:
@@ -36,6 +39,28 @@ def _bar(items: Sequence[str], what: str) -> Iterable[str]:
     from rich.progress import track
 
     yield from track(items, description=what, console=Console(stderr=True), transient=True)
+
+
+def say(text: str) -> None:
+    """Given what is waited for, tell it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def meter(what: str) -> Callable[[int, int | None], None]:
+    """Given what comes, return what is to be told how much of it is there, of how much: it says so now and then."""
+    told = time.monotonic()
+    there = is_terminal(sys.stderr)
+
+    def tell(done: int, size: int | None) -> None:
+        nonlocal told
+        whole = done == size
+        if time.monotonic() - told < (_BLINK if there else _NEWS) and not (there and whole):
+            return
+        told = time.monotonic()
+        text = f"{what}: {done / 1e6:.1f}{f' of {size / 1e6:.1f}' if size else ''} MB"
+        print(text, end="\n" if whole or not there else "\r", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def count(number: int, what: str) -> str:

@@ -153,8 +153,27 @@ class Os(Settings):
 
     name: Literal["flatcar", "fcos"] = "flatcar"
     """flatcar: Flatcar Container Linux; fcos: Fedora CoreOS (has no reset). Default: flatcar."""
+    arch: Literal["amd64", "arm64"] = "amd64"
+    """The processor, for what hosts fetch by the lock file. Default: amd64."""
     update: Update = Update()
     """Updates of the OS."""
+
+
+class Artifacts(Settings):
+    """Programs and system extensions that hosts get beside k3s, each pinned to a release.
+
+    They need a lock file: `./doit lock`."""
+
+    etcdctl: Annotated[str, _text(fields.release_tag)] | None = None
+    """The release of etcd whose etcdctl and etcdutl servers on etcd get: vX.Y.Z. Default: none."""
+    rclone: Annotated[str, _text(fields.release_tag)] | None = None
+    """The release of rclone: vX.Y.Z. Default: none."""
+    age: Annotated[str, _text(fields.release_tag)] | None = None
+    """The release of age: vX.Y.Z. Default: none."""
+    sysexts: dict[Annotated[str, _text(fields.sysext)], Annotated[str, _text(fields.sysext_version)] | None] = Field(
+        default_factory=dict
+    )
+    """System extensions of Flatcar's bakery (extensions.flatcar.org), NAME: VERSION; null for none. Default: none."""
 
 
 class File(Settings):
@@ -211,6 +230,8 @@ class Shared(Settings):
     """The public keys that may log in as `core`, one at least."""
     mirror: Annotated[str, _text(fields.url)] | None = None
     """The base URL that artifacts are fetched from. Default: where their makers publish them."""
+    artifacts: Artifacts = Artifacts()
+    """Programs and system extensions beside k3s."""
     keep: tuple[Keep, ...] = ()
     """Further paths that a reset keeps, of letters, digits and . _ / @ : - only. Default: none."""
 

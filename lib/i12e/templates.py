@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from jinja2 import nodes
@@ -29,8 +29,11 @@ LOCAL = "templates/local"
 OURS = "templates"
 GLOBALS = (
     *("host", "servers", "join_urls", "position", "reboot_window", "secrets", "embed", "local_file", "names"),
-    "butane_version",
+    *("butane_version", "artifacts"),
 )
+
+
+_Value = TypeVar("_Value")
 
 
 class Fault(Exception):
@@ -74,11 +77,15 @@ class Templates:
 
     def embed_text(self, read: Callable[[], str]) -> str:
         """Given how a text is read, return it as one quoted YAML scalar; a problem is kept for the report."""
+        return quote(self.attempt(read, ""))
+
+    def attempt(self, read: Callable[[], _Value], stand_in: _Value) -> _Value:
+        """Given how a value is had and what stands in for it, return it; a problem is kept for the report."""
         try:
-            return quote(read())
+            return read()
         except UserError as error:
             self._met.extend(error.problems)
-            return quote("")
+            return stand_in
 
     def locate(self, name: str) -> str:
         """Given a template's name, return its path: the user's, or else ours."""
