@@ -25,6 +25,11 @@ def task_lock() -> engine.TaskDict:
     return engine.lock_task(DOIT_CONFIG)
 
 
+def task_bench() -> engine.TaskDict:
+    """How long a fleet takes, beside bare doit and other tools: the tables of docs/performance.md."""
+    return engine.aside("bench", "measured", partial(checks.run_benchmarks, ROOT), checks.BENCHMARKS)
+
+
 def task_test() -> engine.TaskDict:
     """The tests, with the packages that they need."""
     return engine.aside("test", "all passed", partial(checks.run_tests, ROOT))

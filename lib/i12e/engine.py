@@ -195,14 +195,17 @@ def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
     }
 
 
-def task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
+def task(name: str, action: Callable[..., Any], **more: Any) -> TaskDict:
     """Given a name, an action and further keys of doit's, return a task whose action's UserError is its failure."""
     return {"basename": name, "actions": [(step(action),)], "io": {"capture": False}, **more}
 
 
-def aside(name: str, what: str, action: Callable[[], Any]) -> TaskDict:
-    """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task."""
-    return task(name, action, meta={"verb": name.upper(), "what": what, "reads": True})
+def aside(name: str, what: str, action: Callable[..., Any], params: Sequence[TaskDict] = ()) -> TaskDict:
+    """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task.
+
+    `params` are the action's options.
+    """
+    return task(name, action, params=list(params), meta={"verb": name.upper(), "what": what, "reads": True})
 
 
 def lock_task(config: TaskDict) -> TaskDict:
