@@ -12,11 +12,11 @@ from pathlib import Path
 from i12e import checks, engine
 
 ROOT = Path(__file__).resolve().parent
-DOIT_CONFIG = engine.configure(ROOT, default_tasks=["render"])
+DOIT_CONFIG = engine.configure(ROOT, default_tasks=["render", "helm_values"])
 
 
 def task_build() -> Iterator[engine.TaskDict]:
-    """Hosts, secrets and templates to one Ignition config a host."""
+    """Hosts, secrets and templates to one Ignition config a host and the values of each Helm release."""
     yield from engine.build_tasks(DOIT_CONFIG)
 
 

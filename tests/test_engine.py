@@ -125,9 +125,9 @@ def test_json_tells_problems_with_their_places(small: Project) -> None:
 
 
 def test_list_shows_each_verb_once_and_with_all_every_host(small: Project) -> None:
-    assert [line.split()[0] for line in small.doit("list").out.splitlines()] == ["render"]
+    assert [line.split()[0] for line in small.doit("list").out.splitlines()] == ["helm_values", "render"]
     names = [line.split()[0] for line in small.doit("list", "--all").out.splitlines()]
-    assert names == ["render", "render:agent-1", "render:server-1"]
+    assert names == ["helm_values", "render", "render:agent-1", "render:server-1"]
 
 
 def test_info_shows_every_input_down_to_the_secret_file(small: Project) -> None:

@@ -31,7 +31,7 @@ LAYERS = (
     ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model"),
     ("secrets", "hosts", "guard", "releases", "artifacts"),
-    ("templates", "render"),
+    ("templates", "values", "render"),
     ("build", "pin"),
     ("checks",),
     ("engine",),

@@ -18,6 +18,7 @@ import sqlite3
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -36,7 +37,7 @@ from doit.exceptions import BaseFail, InvalidCommand, InvalidDodoFile, TaskFaile
 from doit.task import Task
 
 from i12e import lock, paths, screen
-from i12e.build import Build
+from i12e.build import HOST, RELEASE, TASKS, Build, Product
 from i12e.errors import CHANGES, FAILED, USAGE, Problem, UserError, did_you_mean
 from i12e.files import Files, private_folder
 
@@ -176,23 +177,26 @@ def each(
 def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
     """Given DOIT_CONFIG, yield the tasks of the build (see i12e.build)."""
     build: Build = config["build"]
-    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=[build.paths.servers])
+    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=build.model_outputs())
     sets = build.sets()
     for set_id in sets:
         inputs = build.recorded(f"_inputs:{set_id}") or []
         digest = functools.partial(build.digest_inputs, set_id, inputs)
         yield task(f"_inputs:{set_id}", digest, file_dep=inputs, targets=[build.paths.inputs(set_id)])
     yield task("_prepare", build.prepare, task_dep=["_model", *(f"_inputs:{set_id}" for set_id in sets)])
-    for host in build.hosts:
-        yield _render_task(build, host)
-    yield {
-        **task(
-            "render",
-            build.remove_orphans,
-            task_dep=["_model", *(f"render:{host}" for host in build.hosts)],
-        ),
-        "doc": "render the Ignition config of every host whose inputs changed",
-    }
+    for product in build.products:
+        yield _product_task(build, product)
+    for kind, (_, _, doc) in _KINDS.items():
+        products = [product.task for product in build.products if product.kind == kind]
+        remove = functools.partial(build.remove_orphans, kind)
+        yield {**task(TASKS[kind], remove, task_dep=["_model", *products]), "doc": doc}
+
+
+_KINDS = {
+    HOST: ("RENDER", "render", "render the Ignition config of every host whose inputs changed"),
+    RELEASE: ("VALUES", "make the Helm values of", "make the Helm values of every release whose inputs changed"),
+}
+"""By the kind of a product: the verb of its line, what its task does, what the task of all does."""
 
 
 def task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
@@ -241,24 +245,25 @@ def _lock(build: Build, check: bool, trust: list[str]) -> TaskDict:
     return {"told": pin.lock(build.files, path, hosts, client, trust, screen.meter)}
 
 
-def _render_task(build: Build, host: str) -> TaskDict:
-    first = [build.paths.cluster_file, build.paths.host_file(host)]
+def _product_task(build: Build, product: Product) -> TaskDict:
+    first = [build.paths.cluster_file, *([build.paths.host_file(product.name)] if product.kind == HOST else [])]
+    verb, doc, _ = _KINDS[product.kind]
     return {
-        "basename": f"render:{host}",
-        "doc": f"render {host}",
-        "actions": [(_place, [build, host])],
-        "file_dep": build.host_inputs(host) or first,
+        "basename": product.task,
+        "doc": f"{doc} {product.name}",
+        "actions": [(_place, [build, product])],
+        "file_dep": build.inputs(product) or first,
         "task_dep": ["_model", "_prepare"],
-        "targets": [build.paths.config(host)],
-        "clean": [(build.clean, [host])],
-        "meta": {"verb": "RENDER", "what": host},
+        "targets": [product.output],
+        "clean": [(build.clean, [product])],
+        "meta": {"verb": verb, "what": product.name, "kind": product.kind},
         "io": {"capture": False},
     }
 
 
 @step
-def _place(build: Build, host: str, task: Task) -> None:
-    task.file_dep = set(build.place(host))
+def _place(build: Build, product: Product, task: Task) -> None:
+    task.file_dep = set(build.place(product))
 
 
 # --- doit's parts, ours
@@ -308,7 +313,7 @@ class Reporter:
         self._results: list[TaskDict] = []
         self._problems: list[Problem] = []
         self._asides: list[str] = []
-        self.current = 0
+        self.current: Counter[str] = Counter()
         self._finished = False
         self._interrupted = False
 
@@ -326,13 +331,14 @@ class Reporter:
         """Called by doit when a task is done and its state is set: save it now, a kill shall not lose it."""
         with self.build.mutex:
             self.build.state.commit()
-        for host in self.build.removed:
-            self._tell("REMOVE", host, "removed", 0.0, "it is no more in " + self.build.paths.hosts)
+        for product in self.build.removed:
+            place = self.build.paths.hosts if product.kind == HOST else self.build.paths.cluster_file
+            self._tell("REMOVE", product.name, "removed", 0.0, f"it is no more in {place}", product.task)
         self.build.removed.clear()
         for told in (task.values or {}).get("told", ()):
             self._tell(seconds=0.0, task=task.name, **told)
-        if _shown(task):
-            same = task.meta["what"] in self.build.same
+        if _shown(task) and task.name not in self.build.unused:
+            same = task.name in self.build.same
             spent = time.monotonic() - self._started.get(task.name, self._start)
             self._tell(
                 task.meta["verb"],
@@ -360,7 +366,8 @@ class Reporter:
 
     def skip_uptodate(self, task: Task) -> None:
         """Called by doit for a task with nothing to do."""
-        self.current += _shown(task)
+        if _shown(task):
+            self.current[task.meta.get("kind", "")] += 1
 
     def skip_ignore(self, task: Task) -> None:
         """Called by doit for a task that `doit ignore` put aside."""
@@ -403,7 +410,7 @@ class Reporter:
         self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "",
         facts: TaskDict | None = None,
     ) -> None:  # fmt: skip
-        known = {"task": task or f"render:{what}", "verb": verb, "what": what, "result": result}
+        known = {"task": task, "verb": verb, "what": what, "result": result}
         self._results.append(known | _timed(seconds, remark) | (facts or {}))
         if not self._json:
             self._out.write(screen.line(verb, what, remark) + "\n")
@@ -425,14 +432,15 @@ class Reporter:
             return f"{env}: interrupted, {', '.join(filter(None, parts)) or 'nothing was written'} ({seconds})"
         if not done and not removed:
             parts = ["nothing to do"]
-        parts.append(f"{screen.count(self.current, 'host')} up to date" if self.current else "")
+        current = [screen.count(self.current[kind], kind) for kind in _KINDS if self.current[kind]]
+        parts.append(f"{' and '.join(current)} up to date" if current else "")
         return f"{env}: {', '.join(filter(None, parts))} ({seconds})"
 
     def _document(self) -> TaskDict:
         return {
             "environment": self.build.paths.env,
             "results": self._results,
-            "up_to_date": self.current,
+            "up_to_date": self.current.total(),
             "interrupted": self._interrupted,
             "problems": [dataclasses.asdict(problem) for problem in self._problems],
             "warnings": self._asides,
@@ -591,7 +599,8 @@ class Run(_Command, DoitRun):
         # true, and a mistake that is taken back leaves nothing to do.
         self.dep_manager.remove_success = lambda task: None
         asked = _closure(tasks, names)
-        build.request.wanted = [host for host in build.hosts if f"render:{host}" in asked]
+        build.request.wanted = [product for product in build.products if product.task in asked]
+        build.request.named = frozenset(names)
         build.request.always = always
         build.request.save_set = self._save_set
         reads = asked and all(_reads(tasks[name]) for name in asked)
@@ -616,23 +625,25 @@ class Run(_Command, DoitRun):
             return CHANGES
         return FAILED if result else 0
 
-    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> int:
-        """Take the hosts that are up to date out of the run, if what all share is: doit has nothing to do with them.
+    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> Counter[str]:
+        """Take the products that are up to date out of the run, if what all share is: doit has nothing to do with them.
 
-        Return how many they are.
+        Return how many they are, by kind. The values of no release go too.
         """
         shared = [task for name, task in tasks.items() if name == "_model" or name.startswith("_inputs:")]
         if always or any(self.dep_manager.get_status(task, tasks).status != "up-to-date" for task in shared):
-            return 0
-        stale = [host for host in build.request.wanted if not build.is_current(host)]
-        current = {f"render:{host}" for host in build.request.wanted} - {f"render:{host}" for host in stale}
-        build.request.wanted = stale
+            return Counter()
+        wanted = build.request.wanted
+        unused = {product.task for product in wanted if build.is_unused(product)} - build.request.named
+        done = [product for product in wanted if product.task not in unused and build.is_current(product)]
+        current = {product.task for product in done} | unused
+        build.request.wanted = [product for product in wanted if product.task not in current]
         self.sel_tasks = [name for name in self.sel_tasks if name not in current]
         self.task_list = [task for task in self.task_list if task.name not in current]
         for task in self.task_list:
             if not current.isdisjoint(task.task_dep):
                 task.task_dep = [name for name in task.task_dep if name not in current]
-        return len(current)
+        return Counter(product.kind for product in done)
 
     def _save_set(self, set_id: str, inputs: list[str]) -> None:
         task = Task(f"_inputs:{set_id}", None, file_dep=inputs)
@@ -641,15 +652,16 @@ class Run(_Command, DoitRun):
 
 
 class _Looking(_Command):
-    """What looks at tasks without running them: a host's status is worked out down to the inputs of its set."""
+    """What looks at tasks without running them: a product's status is worked out down to the inputs of its set."""
 
     def _execute_looking(self, execute: Callable[[], Any]) -> Any:
         work_out = self.dep_manager.get_status
+        products = {product.task: product for product in self.build.products}
 
         def get_status(task: Task, tasks: Any, get_log: bool = False) -> Any:
             status = work_out(task, tasks, get_log)
-            host = task.name.partition("render:")[2]
-            changed = self.build.changed(host) if host and status.status == "up-to-date" else []
+            product = products.get(task.name)
+            changed = self.build.changed(product) if product and status.status == "up-to-date" else []
             if changed:
                 status.set_reason("changed_file_dep", changed)
             return status

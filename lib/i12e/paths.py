@@ -16,6 +16,8 @@ from i12e.errors import Problem, UserError, did_you_mean
 CLUSTER_FILE = "cluster.yaml"
 DEFAULT = "default"
 EXAMPLE = "example"
+VALUES = ("templates/helm", "templates/local/helm")
+_VALUES_END = ".yaml.j2"
 NOT_ENVIRONMENTS = frozenset({DEFAULT, "files", "butane", "helm", "local"})
 
 
@@ -79,6 +81,24 @@ class Paths:
         """Given a host's name, return where its Ignition config goes."""
         return f"{self.build}/hosts/{host}/config.ign"
 
+    def values(self, release: str) -> str:
+        """Given a release's name, return where its Helm values go."""
+        return f"{self.build}/helm/{release}.yaml"
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's file without its releases; written when that changes, so that a release changes no host."""
+        return f"{self.build}/cluster.yaml"
+
+    @property
+    def manifests(self) -> str:
+        """The releases that servers hand to k3s; written when one of them changes."""
+        return f"{self.build}/manifests.json"
+
+    def release(self, name: str) -> str:
+        """Given a release's name, return what the cluster's file says of it; written when that changes."""
+        return f"{self.build}/releases/{name}.json"
+
     def inputs(self, set_id: str) -> str:
         """Given the id of a set of inputs, return its digest file."""
         return f"{self.build}/inputs/{set_id}"
@@ -133,6 +153,20 @@ def host_names(paths: Paths) -> list[str]:
         return []
     files = [name for name in entries if name.endswith(".yaml") and not name.startswith(".")]
     return sorted((name[:-5] for name in files if name != CLUSTER_FILE), key=natural)
+
+
+def values_names(root: Path) -> list[str]:
+    """Given a checkout, return the names that have a template of Helm values, sorted; reads no file."""
+    entries = [entry for folder in VALUES for entry in _names(root / folder)]
+    files = {name for name in entries if name.endswith(_VALUES_END) and not name.startswith(".")}
+    return sorted((name.removesuffix(_VALUES_END) for name in files), key=natural)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def strays(paths: Paths) -> list[Problem]:

@@ -10,11 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 _MANY = 20
 _BLINK = 0.2  # seconds between two looks at a terminal, and
 _NEWS = 10.0  # between two lines elsewhere
+_Thing = TypeVar("_Thing")
 
 
 def line(verb: str, what: str, remark: str = "") -> str:
@@ -27,14 +28,14 @@ def is_terminal(stream: IO[Any]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def progress(items: Sequence[str], what: str) -> Iterable[str]:
+def progress(items: Sequence[_Thing], what: str) -> Iterable[_Thing]:
     """Given the things to do, return them one by one, with a bar on a terminal when they are many."""
     if len(items) < _MANY or not is_terminal(sys.stderr):
         return items
     return _bar(items, what)
 
 
-def _bar(items: Sequence[str], what: str) -> Iterable[str]:
+def _bar(items: Sequence[_Thing], what: str) -> Iterable[_Thing]:
     from rich.console import Console  # slow to import, and seldom needed
     from rich.progress import track
 

@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import re
+import string
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -221,7 +222,43 @@ class Vault:
         return found
 
 
+class Disguised(Vault):
+    """A vault with other values in the same places: a text that it changes was made of them.
+
+    Each letter and digit is another one of its kind, so that a template that takes a value apart goes on working.
+    """
+
+    def __init__(self, vault: Vault, paths: Paths, files: Files) -> None:
+        super().__init__(paths, files)
+        self._vault = vault
+
+    def group(self, name: str) -> Group:
+        """Given a file's name without its ending, return its secrets disguised; raise UserError as the vault does."""
+        found: Group = _disguised(self._vault.group(name))
+        return found
+
+
+_ROTATED = str.maketrans(
+    string.ascii_letters + string.digits,
+    "".join(kind[1:] + kind[0] for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits)),
+)
+
+
+def _disguised(value: Any) -> Any:
+    if isinstance(value, Group):
+        return Group(value.place, {key: _disguised(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return [_disguised(item) for item in value]
+    if value is None:
+        return None
+    text = value.reveal()
+    rotated = text.translate(_ROTATED)
+    return Secret(rotated if rotated != text else f"{text}x")
+
+
 def _wrap(place: str, value: Any) -> Any:
+    if isinstance(value, Secret | Group):
+        return value
     if isinstance(value, Mapping):
         return Group(place, value)
     if isinstance(value, list):
