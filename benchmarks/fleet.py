@@ -105,6 +105,9 @@ def cases(ours: Path, plain: Path) -> list[tuple[str, Prepare, Prepare]]:
     def append(path: Path, text: str) -> Prepare:
         return lambda number: path.open("a").write(text.format(number))
 
+    def prepend(path: Path, text: str) -> Prepare:
+        return lambda number: path.write_text(text.format(number) + path.read_text())
+
     example = ours / "hosts/example"
     one = append(plain / "in/f7", "more {}\n")
     return [
@@ -112,7 +115,7 @@ def cases(ours: Path, plain: Path) -> list[tuple[str, Prepare, Prepare]]:
         ("nothing to do", lambda number: None, lambda number: None),
         ("one host edited", append(example / "agent-5.yaml", "  edit-{0}: x\n"), one),
         ("a shared template edited", append(ours / "templates/files/system.conf", "# {}\n"), one),
-        ("cluster.yaml edited", append(example / "cluster.yaml", "# {}\n"), one),
+        ("cluster.yaml edited", prepend(example / "cluster.yaml", "# {}\n"), one),  # the end belongs to a release
     ]
 
 
