@@ -18,9 +18,10 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from i12e import paths as places
 from i12e.errors import Problem, UserError
@@ -53,6 +54,17 @@ class Request:
     always: bool = False
     save_set: Callable[[str, list[str]], None] = lambda set_id, inputs: None
     progress: Progress = _quietly
+    pause: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within `with pause():` a person may be waited for: the lock is not held. See engine.asking."""
+
+
+class Told(NamedTuple):
+    """One line of what a task did, or left as it is (`done` is False)."""
+
+    verb: str
+    what: str
+    remark: str
+    done: bool
 
 
 class Build:
@@ -68,11 +80,21 @@ class Build:
         self.mutex = threading.RLock()  # with -n, actions run in threads; files and state are one for all
         self.same: set[str] = set()
         self.removed: list[str] = []
+        self.told: list[Told] = []
+        self.notes: list[str] = []
         self._fleet: Fleet | None = None
         self._renderer: Renderer | None = None
         self._vault: Vault | None = None
         self._rendered: dict[str, tuple[int, int, frozenset[str]]] = {}
         self._spool: IO[bytes] | None = None
+
+    def tell(self, verb: str, what: str, remark: str = "", done: bool = True) -> None:
+        """Given a verb, its thing and a remark, have the line told when the task ends."""
+        self.told.append(Told(verb, what, remark, done))
+
+    def note(self, text: str) -> None:
+        """Given a text that the user should know, have it told at the end of the run."""
+        self.notes.append(text)
 
     # --- what tasks depend on, told without reading any file
 

@@ -183,6 +183,37 @@ def replace(path: Path, content: bytes) -> None:
     os.replace(new, path)
 
 
+def create(path: Path, content: bytes, mode: int = _PRIVATE) -> bool:
+    """Given a path and content, put it there, whole, unless something is there already; return whether that was done.
+
+    It is on the disk when this returns: what is lost of a key is lost for ever. The folder has to be there.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return _link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _link(new: Path, path: Path) -> bool:
+    """Give a file its name, which no file may have: a rename would replace that one."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            return False
+        os.rename(new, path)
+    return True
+
+
 def private_folder(path: Path) -> None:
     """Given a folder below a checkout's build/, make it and what is missing above it, 0700 each."""
     if not path.is_dir():
