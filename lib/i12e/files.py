@@ -188,7 +188,7 @@ def create(path: Path, content: bytes, mode: int = _PRIVATE) -> bool:
 
     It is on the disk when this returns: what is lost of a key is lost for ever. The folder has to be there.
     """
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new = part(path)
     new.unlink(missing_ok=True)
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -199,6 +199,29 @@ def create(path: Path, content: bytes, mode: int = _PRIVATE) -> bool:
         return _link(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def part(path: Path) -> Path:
+    """Given a file that is to be written, return where it is written before it gets its name (see sweep)."""
+    return path.with_name(f"{path.name}.{os.getpid()}.new")
+
+
+def sweep(folder: Path, names: str = "*") -> None:
+    """Given a folder and a pattern of names, remove what killed processes left there of files of such names."""
+    for left in folder.glob(f"{names}.*.new"):
+        if not lives(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+
+
+def lives(pid: str) -> bool:
+    """Given a process's number as text, tell whether there is such a process, of whoever."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    return True
 
 
 def _link(new: Path, path: Path) -> bool:
