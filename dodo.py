@@ -20,6 +20,11 @@ def task_build() -> Iterator[engine.TaskDict]:
     yield from engine.build_tasks(DOIT_CONFIG)
 
 
+def task_secrets_check() -> engine.TaskDict:
+    """See that nothing under secrets/ is plain; also the pre-commit hook."""
+    return engine.aside("secrets_check", "all sealed", engine.later("sealed.check", ROOT))
+
+
 def task_test() -> engine.TaskDict:
     """The tests, with the packages that they need."""
     return engine.aside("test", "all passed", partial(checks.run_tests, ROOT))

@@ -30,7 +30,7 @@ LAYERS = (
     ("errors", "files", "paths", "state", "lock", "bootstrap"),  # with the standard library alone
     ("programs", "screen"),
     ("yamlfile", "fields", "settings", "rules", "model"),
-    ("secrets", "keys", "hosts", "guard"),
+    ("secrets", "keys", "bench", "sealed", "hosts", "guard"),
     ("templates", "render"),
     ("build",),
     ("checks",),
