@@ -9,15 +9,33 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from i12e import checks, engine
+from i12e import checks, engine, paths
 
 ROOT = Path(__file__).resolve().parent
 DOIT_CONFIG = engine.configure(ROOT, default_tasks=["render"])
+BUILD = DOIT_CONFIG["build"]
 
 
 def task_build() -> Iterator[engine.TaskDict]:
     """Hosts, secrets and templates to one Ignition config a host."""
     yield from engine.build_tasks(DOIT_CONFIG)
+
+
+def task_secrets() -> Iterator[engine.TaskDict]:
+    """The secret files: edited, and sealed to other people."""
+    name = engine.option("name", "the secret file, without its ending; a new one is made")
+    for file in (None, *paths.secret_names(BUILD.paths)):
+        task = "secrets_edit" if file is None else f"secrets_edit:{file}"
+        yield engine.asking(task, engine.later("edit.edit", BUILD, file), "edit a secret file in your editor", [name])
+    yield engine.asking(
+        "secrets_rekey",
+        engine.later("rekey.rekey", BUILD),
+        "seal all secrets to the recipients of .sops.yaml",
+        [
+            engine.option("add", "public keys (age1..., with commas) that shall open the secrets too"),
+            engine.option("retire", "public keys that shall not any more"),
+        ],
+    )
 
 
 def task_secrets_check() -> engine.TaskDict:

@@ -33,7 +33,7 @@ LAYERS = (
     ("secrets", "keys", "bench", "sealed", "hosts", "guard"),
     ("templates", "render"),
     ("build",),
-    ("checks",),
+    ("checks", "edit", "rekey"),
     ("engine",),
     (DODO, "__main__"),
 )
