@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from i12e import checks, engine, paths
+from i12e import checks, engine, paths, questions
 
 ROOT = Path(__file__).resolve().parent
 DOIT_CONFIG = engine.configure(ROOT, default_tasks=["render"])
@@ -19,6 +19,17 @@ BUILD = DOIT_CONFIG["build"]
 def task_build() -> Iterator[engine.TaskDict]:
     """Hosts, secrets and templates to one Ignition config a host."""
     yield from engine.build_tasks(DOIT_CONFIG)
+
+
+def task_init() -> engine.TaskDict:
+    """A cluster of your own: key, secrets, host files, from questions or from options."""
+    options = [engine.option(question.option, question.ask) for question in questions.CLUSTER]
+    options += [
+        engine.option("recipient", "public keys (age1..., with commas) that open the secrets too"),
+        engine.option("paper", "make a second key and show it once, to be written down", bool, False),
+        engine.option("yes", "ask nothing: what no option says is the default", bool, False),
+    ]
+    return engine.asking("init", engine.later("init.make", BUILD), "make a cluster of your own", options)
 
 
 def task_secrets() -> Iterator[engine.TaskDict]:

@@ -27,13 +27,13 @@ DODO = "dodo"
 
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
-    ("errors", "files", "paths", "state", "lock", "bootstrap"),  # with the standard library alone
+    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap"),  # with the standard library alone
     ("programs", "screen"),
     ("yamlfile", "fields", "settings", "rules", "model"),
     ("secrets", "keys", "bench", "sealed", "hosts", "guard"),
     ("templates", "render"),
     ("build",),
-    ("checks", "edit", "rekey"),
+    ("checks", "answers", "init", "edit", "rekey"),
     ("engine",),
     (DODO, "__main__"),
 )
