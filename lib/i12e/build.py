@@ -20,9 +20,10 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from i12e import paths as places
 from i12e.errors import Problem, UserError
@@ -44,6 +45,14 @@ TASKS = {HOST: "render", RELEASE: "helm_values"}
 """By the kind of a product, the task that makes all of them; TASK:NAME makes one."""
 
 _Thing = TypeVar("_Thing")
+
+
+class Progress(Protocol):
+    """Goes through things one by one, and shows how far it is."""
+
+    def __call__(self, items: Sequence[_Thing], what: str) -> Iterable[_Thing]:
+        """Given things and what is done with them, yield them."""
+        ...
 
 
 def _quietly(items: Sequence[_Thing], what: str) -> Iterable[_Thing]:
@@ -72,7 +81,18 @@ class Request:
     named: frozenset[str] = frozenset()
     always: bool = False
     save_set: Callable[[str, list[str]], None] = lambda set_id, inputs: None
-    progress: Callable[[Sequence[Product], str], Iterable[Product]] = _quietly
+    progress: Progress = _quietly
+    pause: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within `with pause():` a person may be waited for: the lock is not held. See engine.asking."""
+
+
+class Told(NamedTuple):
+    """One line of what a task did, or left as it is (`done` is False)."""
+
+    verb: str
+    what: str
+    remark: str
+    done: bool
 
 
 class Build:
@@ -92,12 +112,22 @@ class Build:
         self.same: set[str] = set()
         self.unused: set[str] = set()
         self.removed: list[Product] = []
+        self.told: list[Told] = []
+        self.notes: list[str] = []
         self._fleet: Fleet | None = None
         self._of_all: Cluster | None = None
         self._renderer: Renderer | None = None
         self._vault: Vault | None = None
         self._rendered: dict[Product, tuple[int, int, frozenset[str]]] = {}
         self._spool: IO[bytes] | None = None
+
+    def tell(self, verb: str, what: str, remark: str = "", done: bool = True) -> None:
+        """Given a verb, its thing and a remark, have the line told when the task ends."""
+        self.told.append(Told(verb, what, remark, done))
+
+    def note(self, text: str) -> None:
+        """Given a text that the user should know, have it told at the end of the run."""
+        self.notes.append(text)
 
     # --- what tasks depend on, told without reading any file
 

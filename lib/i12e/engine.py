@@ -7,9 +7,11 @@ Exit statuses: 0 done; 1 failed, and every other error; 2 only from `plan` and `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
+import importlib
 import io
 import json
 import os
@@ -38,13 +40,15 @@ from doit.task import Task
 
 from i12e import lock, paths, screen
 from i12e.build import HOST, RELEASE, TASKS, Build, Product
-from i12e.errors import CHANGES, FAILED, USAGE, Problem, UserError, did_you_mean
+from i12e.errors import CHANGES, FAILED, USAGE, Problem, UsageError, UserError, did_you_mean
 from i12e.files import Files, private_folder
 
 TaskDict = dict[str, Any]
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
+NEW = "init"  # the task that makes an environment: for it alone, the environment need not be there
+_asked = {"new": False}  # of the command line: doit reads dodo.py, and with it configure(), after the arguments
 _builds: dict[str, Build] = {}  # by database: doit makes backend and checker itself, from names and classes
 
 
@@ -90,7 +94,7 @@ def configure(root: Path, default_tasks: Sequence[str]) -> TaskDict:
 
     Raise UserError for an I12E_ENV that does not exist.
     """
-    place = paths.find(root, os.environ)
+    place = paths.find(root, os.environ, _asked["new"])
     build = Build(place)
     database = str(place.root / place.state)
     _builds[database] = build
@@ -121,7 +125,7 @@ def step(action: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return action(*arguments, **named)
         except UserError as error:
-            return Failed(error.problems)
+            return Failed(error.problems, isinstance(error, UsageError))
         except OSError as error:
             if error.errno not in _OF_THE_MACHINE:
                 raise
@@ -135,11 +139,12 @@ def step(action: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Failed(TaskFailed):
-    """A task that a user's mistake stopped; carries the problems."""
+    """A task that a user's mistake stopped; carries the problems. `usage`: they are of the command line."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], usage: bool = False) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = list(problems)
+        self.usage = usage
 
 
 class Changed(TaskFailed):
@@ -207,6 +212,35 @@ def task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
 def aside(name: str, what: str, action: Callable[[], Any]) -> TaskDict:
     """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task."""
     return task(name, action, meta={"verb": name.upper(), "what": what, "reads": True})
+
+
+def asking(name: str, action: Callable[..., Any], doc: str, params: Sequence[TaskDict] = ()) -> TaskDict:
+    """Given a name, an action that may wait for a person or an editor, its doc and options, return its task.
+
+    The run holds the lock as always. Around every wait the action says `with build.request.pause():`; inside of it
+    the lock is free for other runs, behind it the lock is held again. Others may have written meanwhile, so what
+    the action decides from then on it reads anew. Such a run does one task after another, whatever -n says: the
+    lock is not to be given back below another task's feet, and a person answers one question at a time.
+    """
+    return task(name, action, doc=doc, params=list(params), meta={"waits": True})
+
+
+def option(name: str, help_: str, kind: type = str, default: Any = "") -> TaskDict:
+    """Given an option's name (without the dashes), its help, type and default, return it as doit wants it."""
+    return {"name": name.replace("-", "_"), "long": name, "type": kind, "default": default, "help": help_}
+
+
+def later(name: str, *arguments: Any) -> Callable[..., Any]:
+    """Given MODULE.FUNCTION of ours and arguments, return an action that imports it when it is run.
+
+    So naming the tasks does not wait for what only one of them needs.
+    """
+    module, _, function = name.rpartition(".")
+
+    def run(**named: Any) -> Any:
+        return getattr(importlib.import_module(f"i12e.{module}"), function)(*arguments, **named)
+
+    return run
 
 
 def lock_task(config: TaskDict) -> TaskDict:
@@ -306,6 +340,7 @@ class Reporter:
     def __init__(self, build: Build, out: IO[str], as_json: bool) -> None:
         self.build = build
         self.changes = False
+        self.usage = False
         self._out = out
         self._json = as_json
         self._start = time.monotonic()
@@ -337,6 +372,7 @@ class Reporter:
         self.build.removed.clear()
         for told in (task.values or {}).get("told", ()):
             self._tell(seconds=0.0, task=task.name, **told)
+        self._tell_steps(task)
         if _shown(task) and task.name not in self.build.unused:
             same = task.name in self.build.same
             spent = time.monotonic() - self._started.get(task.name, self._start)
@@ -353,6 +389,7 @@ class Reporter:
         """Called by doit when a task failed."""
         with self.build.mutex:
             self.build.state.commit()
+        self._tell_steps(task)
         if isinstance(fail, UnmetDependency):
             return
         if isinstance(fail, Changed):
@@ -360,6 +397,7 @@ class Reporter:
             return
         if isinstance(fail, Failed):
             self._problems += fail.problems
+            self.usage |= fail.usage
         else:
             self._problems.append(_nowhere(f"{task.name}: {fail.get_msg().rstrip()}"))
         self._results.append({"task": task.name, "result": "failed"})
@@ -392,6 +430,8 @@ class Reporter:
         self._interrupted = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
         if self.build.state.damaged:
             self._aside(f"{self.build.paths.state} was damaged and has been made anew: it is only a cache")
+        for text in self.build.notes:
+            self._aside(text)
         for text in self.build.warnings() if not self._problems else ():
             self._aside(f"warning: {text}")
         if self._json:
@@ -415,6 +455,11 @@ class Reporter:
         if not self._json:
             self._out.write(screen.line(verb, what, remark) + "\n")
             self._out.flush()
+
+    def _tell_steps(self, task: Task) -> None:
+        for step in self.build.told:
+            self._tell(step.verb, step.what, "done" if step.done else "kept", 0.0, step.remark, task.name)
+        self.build.told.clear()
 
     def _aside(self, text: str) -> None:
         self._asides.append(text)
@@ -573,7 +618,11 @@ class Run(_Command, DoitRun):
         """Given the arguments, run: --json and --wait stand before or behind the tasks."""
         first, rest = _gather(in_args)
         self.as_json = "--json" in first
-        return int(super().parse_execute([*first, *rest]))
+        _asked.update(new=NEW in rest)
+        try:
+            return int(super().parse_execute([*first, *rest]))
+        finally:
+            _asked.update(new=False)
 
     def tell(self, problems: Sequence[Problem | str], status: int) -> int:
         """Given problems of a run that did not begin and its exit status, tell them, by --json as a document."""
@@ -593,6 +642,8 @@ class Run(_Command, DoitRun):
         build = self.build
         tasks = {task.name: task for task in self.task_list}
         names = self.sel_tasks or []
+        if NEW in names and _beside(tasks, NEW, names):
+            raise InvalidCommand(f"{NEW} runs alone: first ./doit {NEW}, then the others")
         reporter = Reporter(build, sys.stdout, as_json)
         build.request.progress = screen.progress
         # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
@@ -603,9 +654,12 @@ class Run(_Command, DoitRun):
         build.request.named = frozenset(names)
         build.request.always = always
         build.request.save_set = self._save_set
-        reads = asked and all(_reads(tasks[name]) for name in asked)
+        reads = asked and all(_marked(tasks[name], "reads") for name in asked)
         build.state.read_only = bool(reads)
         held = None if reads else self.locked(" ".join(["doit", *names]), wait)
+        if held and any(_marked(tasks[name], "waits") for name in asked):
+            num_process = 0
+            build.request.pause = functools.partial(_pause, build, held)
         if build.request.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
             self.sel_tasks = ["_prepare", *names]
             reporter.current += self._leave_out(build, tasks, always)
@@ -623,6 +677,8 @@ class Run(_Command, DoitRun):
                 held.release()
         if reporter.changes and not reporter.failed:
             return CHANGES
+        if reporter.usage:
+            return USAGE
         return FAILED if result else 0
 
     def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> Counter[str]:
@@ -790,8 +846,23 @@ def _closure(tasks: dict[str, Task], names: Iterable[str]) -> set[str]:
     return found
 
 
-def _reads(task: Task) -> bool:
-    return bool(task.meta and task.meta.get("reads"))
+def _beside(tasks: dict[str, Task], name: str, words: Sequence[str]) -> list[str]:
+    """Given tasks, the name of one and the words of the command line, return the other tasks that these name."""
+    takes = {f"--{param['long']}" for param in tasks[name].params if param["type"] is not bool}
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if word in tasks and word != name and before not in takes]
+
+
+def _marked(task: Task, mark: str) -> bool:
+    return bool(task.meta and task.meta.get(mark))
+
+
+@contextlib.contextmanager
+def _pause(build: Build, held: lock.Lock) -> Iterator[None]:
+    with build.mutex:
+        build.state.commit()  # what was done so far is for the others to see
+    with held.paused(_say):
+        yield
 
 
 def _main_thread() -> bool:

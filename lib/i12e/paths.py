@@ -18,6 +18,7 @@ DEFAULT = "default"
 EXAMPLE = "example"
 VALUES = ("templates/helm", "templates/local/helm")
 _VALUES_END = ".yaml.j2"
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 NOT_ENVIRONMENTS = frozenset({DEFAULT, "files", "butane", "helm", "local"})
 
 
@@ -104,13 +105,16 @@ class Paths:
         return f"{self.build}/inputs/{set_id}"
 
 
-def find(root: Path, environ: Mapping[str, str]) -> Paths:
+def find(root: Path, environ: Mapping[str, str], new: bool = False) -> Paths:
     """Given a checkout and the process's environment, return the paths of the environment in use.
 
     I12E_ENV names it; without one it is the user's own cluster (hosts/cluster.yaml), or the example
-    while there is none. Raise UserError if there is no such environment.
+    while there is none. With `new` it is one of the user's, which need not be there yet.
+    Raise UserError if there is no such environment, or if none of that name can be made.
     """
     name = environ.get("I12E_ENV", "")
+    if new:
+        return _new(root, name or DEFAULT)
     own = (root / "hosts" / CLUSTER_FILE).exists()
     if not name:
         return Paths(root, DEFAULT if own else EXAMPLE)
@@ -118,6 +122,18 @@ def find(root: Path, environ: Mapping[str, str]) -> Paths:
     if name not in known:
         raise UserError(Problem("", None, None, f'I12E_ENV="{name}": no such environment', _remedy(name, known)))
     return Paths(root, name)
+
+
+def _new(root: Path, name: str) -> Paths:
+    paths = Paths(root, name)
+    told = f'I12E_ENV="{name}"'
+    if paths.is_example:
+        remedy = "leave I12E_ENV out for your own cluster, or give another name"
+        raise UserError(Problem("", None, None, f"{told}: is i12e's own example", remedy))
+    if name != DEFAULT and (name in NOT_ENVIRONMENTS | {"lab", "cluster"} or not _NAME.fullmatch(name)):
+        remedy = "a-z, 0-9 and - inside, like prod"
+        raise UserError(Problem("", None, None, f"{told}: cannot be an environment's name", remedy))
+    return paths
 
 
 def environments(root: Path) -> list[str]:
@@ -167,6 +183,13 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def secret_names(paths: Paths) -> list[str]:
+    """Given an environment, return the names of its secret files, without their endings; reads no file."""
+    folder = paths.root / paths.secrets
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name[:-5] for name in names if name.endswith(".yaml") and not name.startswith("."))
 
 
 def strays(paths: Paths) -> list[Problem]:

@@ -182,7 +182,7 @@ class Vault:
             return UserError(Problem(path, None, None, "cannot be read", "see who may: ls -l"))
         if not self._files.exists(path):
             guess = did_you_mean(name, self.names())
-            remedy = guess or f"make it: sops edit {path}"
+            remedy = guess or f"make it: ./doit secrets_edit --name {name}"
             return NoSuchFile(Problem(path, None, None, "there is no such secret file", remedy))
         content = self._files.read(path)
         if b"\nsops:" not in b"\n" + content and b'"sops"' not in content:
@@ -197,13 +197,13 @@ class Vault:
             done = programs.run(
                 programs.sops(),
                 *("--disable-version-check", "decrypt", "--input-type", "yaml", "--output-type", "json", "/dev/stdin"),
-                environ=_environ(self._paths),
+                environ=sops_environ(self._paths),
                 stdin=self._files.read(path).decode(errors="replace"),  # the very bytes that were hashed
             )
         except programs.Missing as error:
             return UserError(Problem(path, None, None, "cannot be opened", str(error)))
         if done.status:
-            return UserError(_complaint(path, done, self._files.read(path)))
+            return UserError(complaint(path, done, self._files.read(path)))
         group = Group(name, json.loads(done.output))
         demo = [] if self._paths.is_example else self._demo_problems(path, group)
         return UserError(demo) if demo else group
@@ -272,7 +272,7 @@ def _raw_json(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _environ(paths: Paths) -> dict[str, str]:
+def sops_environ(paths: Paths) -> dict[str, str]:
     """Return the environment for sops: for an example's files, with the demo key beside the user's own keys."""
     environ = dict(os.environ)
     key = paths.root / DEMO_KEY
@@ -283,13 +283,14 @@ def _environ(paths: Paths) -> dict[str, str]:
 
 
 # sops's exit statuses, from its package codes
-_NO_KEY = 128
+NO_KEY = 128
 _CANNOT_DECRYPT = 25
 _MAC_MISMATCH = 51
 
 
-def _complaint(path: str, done: programs.Done, content: bytes) -> Problem:
-    if done.status == _NO_KEY:
+def complaint(path: str, done: programs.Done, content: bytes) -> Problem:
+    """Given a sops file's path and content, and how sops ended that was to open it, return what is wrong with it."""
+    if done.status == NO_KEY:
         sealed = ", ".join(_recipients(content)) or "keys that are not age's"
         return Problem(
             path,

@@ -410,6 +410,12 @@ def _place(trace: TracebackType | None) -> tuple[str, int | None] | None:
     return found
 
 
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Given a template's text and its variables, return what it makes; for files that are written once, by init."""
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # YAML
+    return jinja.from_string(text).render(values)
+
+
 def all_names(root: Path) -> list[str]:
     """Given the checkout, return the names of all templates, ours and the user's."""
     found: set[str] = set()

@@ -127,6 +127,24 @@ class Document:
             node = found[1]
         return str(node.value) if isinstance(node, yaml.ScalarNode) else None
 
+    def span(self, loc: Loc) -> tuple[int, int]:
+        """Given a path, return where in `text` its value begins and ends, (0, 0) where there is no such path.
+
+        Of a list or mapping in block style the end is where what follows begins.
+        """
+        node = self._compose()
+        for step in loc:
+            found = _step(node, step)
+            if found is None:
+                return (0, 0)
+            node = found[1]
+        lines = self.text.splitlines(keepends=True)
+        starts = [0]
+        for line in lines:
+            starts.append(starts[-1] + len(line))
+        begin, end = ((starts[min(mark.line, len(lines))] + mark.column) for mark in (node.start_mark, node.end_mark))
+        return begin, min(end, len(self.text))
+
     def _compose(self) -> Any:
         """Return the tree of nodes, made when the first fault asks for a place."""
         if self._root is None:
