@@ -16,6 +16,8 @@ from i12e import lock
 from people import Person, person, rules, seal
 from terminal import Typed
 
+pytestmark = pytest.mark.slow
+
 PATH = "secrets/cluster.yaml"
 PLANTED = "planted-7Kq-value"
 
