@@ -91,7 +91,10 @@ class Fleet:
             NO_OP: (nothing, nothing),
             ONE_HOST: (functools.partial(_append, example / "agent-1.yaml", "  edit-{}: x\n"), one),
             TEMPLATE: (functools.partial(_append, self.place / "templates/files/system.conf", "# {}\n"), one),
-            CLUSTER: (functools.partial(_append, example / "cluster.yaml", "# {}\n"), one),
+            CLUSTER: (
+                functools.partial(_prepend, example / "cluster.yaml", "# {}\n"),
+                one,
+            ),  # the end belongs to a release
         }
         return edits[case]
 
@@ -99,6 +102,10 @@ class Fleet:
 def _append(path: Path, text: str, number: int) -> None:
     with path.open("a") as file:
         file.write(text.format(number))
+
+
+def _prepend(path: Path, text: str, number: int) -> None:
+    path.write_text(text.format(number) + path.read_text())
 
 
 def _remove(place: Path, number: int) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,30 @@ def test_a_copied_example_is_told_that_its_ssh_key_opens_nothing(small: Project)
     told = small.doit()
     assert told.status == 0, told.err
     assert "warning: hosts/cluster.yaml:5:12: ssh_keys[0]: is the example's, nobody can log in with it" in told.err
+
+
+def test_a_tree_that_a_template_takes_whole_is_an_input_with_all_that_is_in_it(small: Project) -> None:
+    small.write("hosts/example/files/www/index.html", "hello")
+    small.write(
+        "templates/butane/agent.bu.j2",
+        "variant: flatcar\nversion: 1.1.0\nstorage: {trees: [{local: www, path: /srv/www}]}\n",
+    )
+    rendered(small)
+    tree = small.root / "hosts/example/files/www"
+
+    def point_elsewhere() -> None:
+        (tree / "home").unlink()
+        (tree / "home").symlink_to(".htaccess")
+
+    edits: dict[str, Callable[[], object]] = {
+        "a file's content": lambda: (tree / "index.html").write_text("bye"),
+        "a hidden file": lambda: (tree / ".htaccess").write_text("x"),
+        "a permission to execute": lambda: (tree / "index.html").chmod(0o755),
+        "a link": lambda: (tree / "home").symlink_to("index.html"),
+        "a link's target": point_elsewhere,
+        "a file in a new folder": lambda: small.write("hosts/example/files/www/sub/page", "x"),
+    }
+    for what, edit in edits.items():
+        edit()
+        assert rendered(small) == {"agent-1"}, what
+        assert not rendered(small), what

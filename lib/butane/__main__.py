@@ -141,5 +141,10 @@ def _failed(name: str, error: OSError) -> Failure:
     return Failure(f"failed to open {name}: open {name}: {(error.strerror or 'cannot be used').lower()}")
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program: run the command and end with its exit status."""
     raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -7,9 +7,11 @@ Exit statuses: 0 done; 1 failed, and every other error; 2 only from `plan` and `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
+import importlib
 import io
 import json
 import os
@@ -18,6 +20,7 @@ import sqlite3
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -36,14 +39,16 @@ from doit.exceptions import BaseFail, InvalidCommand, InvalidDodoFile, TaskFaile
 from doit.task import Task
 
 from i12e import lock, paths, screen
-from i12e.build import Build
-from i12e.errors import CHANGES, FAILED, USAGE, Problem, UserError, did_you_mean
+from i12e.build import HOST, RELEASE, TASKS, Build, Product
+from i12e.errors import CHANGES, FAILED, USAGE, Problem, UsageError, UserError, did_you_mean
 from i12e.files import Files, private_folder
 
 TaskDict = dict[str, Any]
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
+NEW = "init"  # the task that makes an environment: for it alone, the environment need not be there
+_asked = {"new": False}  # of the command line: doit reads dodo.py, and with it configure(), after the arguments
 _builds: dict[str, Build] = {}  # by database: doit makes backend and checker itself, from names and classes
 
 
@@ -89,7 +94,7 @@ def configure(root: Path, default_tasks: Sequence[str]) -> TaskDict:
 
     Raise UserError for an I12E_ENV that does not exist.
     """
-    place = paths.find(root, os.environ)
+    place = paths.find(root, os.environ, _asked["new"])
     build = Build(place)
     database = str(place.root / place.state)
     _builds[database] = build
@@ -120,7 +125,7 @@ def step(action: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return action(*arguments, **named)
         except UserError as error:
-            return Failed(error.problems)
+            return Failed(error.problems, isinstance(error, UsageError))
         except OSError as error:
             if error.errno not in _OF_THE_MACHINE:
                 raise
@@ -134,11 +139,12 @@ def step(action: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Failed(TaskFailed):
-    """A task that a user's mistake stopped; carries the problems."""
+    """A task that a user's mistake stopped; carries the problems. `usage`: they are of the command line."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], usage: bool = False) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = list(problems)
+        self.usage = usage
 
 
 class Changed(TaskFailed):
@@ -176,23 +182,26 @@ def each(
 def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
     """Given DOIT_CONFIG, yield the tasks of the build (see i12e.build)."""
     build: Build = config["build"]
-    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=[build.paths.servers])
+    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=build.model_outputs())
     sets = build.sets()
     for set_id in sets:
         inputs = build.recorded(f"_inputs:{set_id}") or []
         digest = functools.partial(build.digest_inputs, set_id, inputs)
         yield task(f"_inputs:{set_id}", digest, file_dep=inputs, targets=[build.paths.inputs(set_id)])
     yield task("_prepare", build.prepare, task_dep=["_model", *(f"_inputs:{set_id}" for set_id in sets)])
-    for host in build.hosts:
-        yield _render_task(build, host)
-    yield {
-        **task(
-            "render",
-            build.remove_orphans,
-            task_dep=["_model", *(f"render:{host}" for host in build.hosts)],
-        ),
-        "doc": "render the Ignition config of every host whose inputs changed",
-    }
+    for product in build.products:
+        yield _product_task(build, product)
+    for kind, (_, _, doc) in _KINDS.items():
+        products = [product.task for product in build.products if product.kind == kind]
+        remove = functools.partial(build.remove_orphans, kind)
+        yield {**task(TASKS[kind], remove, task_dep=["_model", *products]), "doc": doc}
+
+
+_KINDS = {
+    HOST: ("RENDER", "render", "render the Ignition config of every host whose inputs changed"),
+    RELEASE: ("VALUES", "make the Helm values of", "make the Helm values of every release whose inputs changed"),
+}
+"""By the kind of a product: the verb of its line, what its task does, what the task of all does."""
 
 
 def task(name: str, action: Callable[..., Any], **more: Any) -> TaskDict:
@@ -206,6 +215,35 @@ def aside(name: str, what: str, action: Callable[..., Any], params: Sequence[Tas
     `params` are the action's options.
     """
     return task(name, action, params=list(params), meta={"verb": name.upper(), "what": what, "reads": True})
+
+
+def asking(name: str, action: Callable[..., Any], doc: str, params: Sequence[TaskDict] = ()) -> TaskDict:
+    """Given a name, an action that may wait for a person or an editor, its doc and options, return its task.
+
+    The run holds the lock as always. Around every wait the action says `with build.request.pause():`; inside of it
+    the lock is free for other runs, behind it the lock is held again. Others may have written meanwhile, so what
+    the action decides from then on it reads anew. Such a run does one task after another, whatever -n says: the
+    lock is not to be given back below another task's feet, and a person answers one question at a time.
+    """
+    return task(name, action, doc=doc, params=list(params), meta={"waits": True})
+
+
+def option(name: str, help_: str, kind: type = str, default: Any = "") -> TaskDict:
+    """Given an option's name (without the dashes), its help, type and default, return it as doit wants it."""
+    return {"name": name.replace("-", "_"), "long": name, "type": kind, "default": default, "help": help_}
+
+
+def later(name: str, *arguments: Any) -> Callable[..., Any]:
+    """Given MODULE.FUNCTION of ours and arguments, return an action that imports it when it is run.
+
+    So naming the tasks does not wait for what only one of them needs.
+    """
+    module, _, function = name.rpartition(".")
+
+    def run(**named: Any) -> Any:
+        return getattr(importlib.import_module(f"i12e.{module}"), function)(*arguments, **named)
+
+    return run
 
 
 def lock_task(config: TaskDict) -> TaskDict:
@@ -244,24 +282,25 @@ def _lock(build: Build, check: bool, trust: list[str]) -> TaskDict:
     return {"told": pin.lock(build.files, path, hosts, client, trust, screen.meter)}
 
 
-def _render_task(build: Build, host: str) -> TaskDict:
-    first = [build.paths.cluster_file, build.paths.host_file(host)]
+def _product_task(build: Build, product: Product) -> TaskDict:
+    first = [build.paths.cluster_file, *([build.paths.host_file(product.name)] if product.kind == HOST else [])]
+    verb, doc, _ = _KINDS[product.kind]
     return {
-        "basename": f"render:{host}",
-        "doc": f"render {host}",
-        "actions": [(_place, [build, host])],
-        "file_dep": build.host_inputs(host) or first,
+        "basename": product.task,
+        "doc": f"{doc} {product.name}",
+        "actions": [(_place, [build, product])],
+        "file_dep": build.inputs(product) or first,
         "task_dep": ["_model", "_prepare"],
-        "targets": [build.paths.config(host)],
-        "clean": [(build.clean, [host])],
-        "meta": {"verb": "RENDER", "what": host},
+        "targets": [product.output],
+        "clean": [(build.clean, [product])],
+        "meta": {"verb": verb, "what": product.name, "kind": product.kind},
         "io": {"capture": False},
     }
 
 
 @step
-def _place(build: Build, host: str, task: Task) -> None:
-    task.file_dep = set(build.place(host))
+def _place(build: Build, product: Product, task: Task) -> None:
+    task.file_dep = set(build.place(product))
 
 
 # --- doit's parts, ours
@@ -304,6 +343,7 @@ class Reporter:
     def __init__(self, build: Build, out: IO[str], as_json: bool) -> None:
         self.build = build
         self.changes = False
+        self.usage = False
         self._out = out
         self._json = as_json
         self._start = time.monotonic()
@@ -311,7 +351,7 @@ class Reporter:
         self._results: list[TaskDict] = []
         self._problems: list[Problem] = []
         self._asides: list[str] = []
-        self.current = 0
+        self.current: Counter[str] = Counter()
         self._finished = False
         self._interrupted = False
 
@@ -329,13 +369,15 @@ class Reporter:
         """Called by doit when a task is done and its state is set: save it now, a kill shall not lose it."""
         with self.build.mutex:
             self.build.state.commit()
-        for host in self.build.removed:
-            self._tell("REMOVE", host, "removed", 0.0, "it is no more in " + self.build.paths.hosts)
+        for product in self.build.removed:
+            place = self.build.paths.hosts if product.kind == HOST else self.build.paths.cluster_file
+            self._tell("REMOVE", product.name, "removed", 0.0, f"it is no more in {place}", product.task)
         self.build.removed.clear()
         for told in (task.values or {}).get("told", ()):
             self._tell(seconds=0.0, task=task.name, **told)
-        if _shown(task):
-            same = task.meta["what"] in self.build.same
+        self._tell_steps(task)
+        if _shown(task) and task.name not in self.build.unused:
+            same = task.name in self.build.same
             spent = time.monotonic() - self._started.get(task.name, self._start)
             self._tell(
                 task.meta["verb"],
@@ -350,6 +392,7 @@ class Reporter:
         """Called by doit when a task failed."""
         with self.build.mutex:
             self.build.state.commit()
+        self._tell_steps(task)
         if isinstance(fail, UnmetDependency):
             return
         if isinstance(fail, Changed):
@@ -357,13 +400,15 @@ class Reporter:
             return
         if isinstance(fail, Failed):
             self._problems += fail.problems
+            self.usage |= fail.usage
         else:
             self._problems.append(_nowhere(f"{task.name}: {fail.get_msg().rstrip()}"))
         self._results.append({"task": task.name, "result": "failed"})
 
     def skip_uptodate(self, task: Task) -> None:
         """Called by doit for a task with nothing to do."""
-        self.current += _shown(task)
+        if _shown(task):
+            self.current[task.meta.get("kind", "")] += 1
 
     def skip_ignore(self, task: Task) -> None:
         """Called by doit for a task that `doit ignore` put aside."""
@@ -388,6 +433,8 @@ class Reporter:
         self._interrupted = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
         if self.build.state.damaged:
             self._aside(f"{self.build.paths.state} was damaged and has been made anew: it is only a cache")
+        for text in self.build.notes:
+            self._aside(text)
         for text in self.build.warnings() if not self._problems else ():
             self._aside(f"warning: {text}")
         if self._json:
@@ -406,11 +453,16 @@ class Reporter:
         self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "",
         facts: TaskDict | None = None,
     ) -> None:  # fmt: skip
-        known = {"task": task or f"render:{what}", "verb": verb, "what": what, "result": result}
+        known = {"task": task, "verb": verb, "what": what, "result": result}
         self._results.append(known | _timed(seconds, remark) | (facts or {}))
         if not self._json:
             self._out.write(screen.line(verb, what, remark) + "\n")
             self._out.flush()
+
+    def _tell_steps(self, task: Task) -> None:
+        for step in self.build.told:
+            self._tell(step.verb, step.what, "done" if step.done else "kept", 0.0, step.remark, task.name)
+        self.build.told.clear()
 
     def _aside(self, text: str) -> None:
         self._asides.append(text)
@@ -428,14 +480,15 @@ class Reporter:
             return f"{env}: interrupted, {', '.join(filter(None, parts)) or 'nothing was written'} ({seconds})"
         if not done and not removed:
             parts = ["nothing to do"]
-        parts.append(f"{screen.count(self.current, 'host')} up to date" if self.current else "")
+        current = [screen.count(self.current[kind], kind) for kind in _KINDS if self.current[kind]]
+        parts.append(f"{' and '.join(current)} up to date" if current else "")
         return f"{env}: {', '.join(filter(None, parts))} ({seconds})"
 
     def _document(self) -> TaskDict:
         return {
             "environment": self.build.paths.env,
             "results": self._results,
-            "up_to_date": self.current,
+            "up_to_date": self.current.total(),
             "interrupted": self._interrupted,
             "problems": [dataclasses.asdict(problem) for problem in self._problems],
             "warnings": self._asides,
@@ -568,7 +621,11 @@ class Run(_Command, DoitRun):
         """Given the arguments, run: --json and --wait stand before or behind the tasks."""
         first, rest = _gather(in_args)
         self.as_json = "--json" in first
-        return int(super().parse_execute([*first, *rest]))
+        _asked.update(new=NEW in rest)
+        try:
+            return int(super().parse_execute([*first, *rest]))
+        finally:
+            _asked.update(new=False)
 
     def tell(self, problems: Sequence[Problem | str], status: int) -> int:
         """Given problems of a run that did not begin and its exit status, tell them, by --json as a document."""
@@ -588,18 +645,24 @@ class Run(_Command, DoitRun):
         build = self.build
         tasks = {task.name: task for task in self.task_list}
         names = self.sel_tasks or []
+        if NEW in names and _beside(tasks, NEW, names):
+            raise InvalidCommand(f"{NEW} runs alone: first ./doit {NEW}, then the others")
         reporter = Reporter(build, sys.stdout, as_json)
         build.request.progress = screen.progress
         # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
         # true, and a mistake that is taken back leaves nothing to do.
         self.dep_manager.remove_success = lambda task: None
         asked = _closure(tasks, names)
-        build.request.wanted = [host for host in build.hosts if f"render:{host}" in asked]
+        build.request.wanted = [product for product in build.products if product.task in asked]
+        build.request.named = frozenset(names)
         build.request.always = always
         build.request.save_set = self._save_set
-        reads = asked and all(_reads(tasks[name]) for name in asked)
+        reads = asked and all(_marked(tasks[name], "reads") for name in asked)
         build.state.read_only = bool(reads)
         held = None if reads else self.locked(" ".join(["doit", *names]), wait)
+        if held and any(_marked(tasks[name], "waits") for name in asked):
+            num_process = 0
+            build.request.pause = functools.partial(_pause, build, held)
         if build.request.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
             self.sel_tasks = ["_prepare", *names]
             reporter.current += self._leave_out(build, tasks, always)
@@ -617,25 +680,29 @@ class Run(_Command, DoitRun):
                 held.release()
         if reporter.changes and not reporter.failed:
             return CHANGES
+        if reporter.usage:
+            return USAGE
         return FAILED if result else 0
 
-    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> int:
-        """Take the hosts that are up to date out of the run, if what all share is: doit has nothing to do with them.
+    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> Counter[str]:
+        """Take the products that are up to date out of the run, if what all share is: doit has nothing to do with them.
 
-        Return how many they are.
+        Return how many they are, by kind. The values of no release go too.
         """
         shared = [task for name, task in tasks.items() if name == "_model" or name.startswith("_inputs:")]
         if always or any(self.dep_manager.get_status(task, tasks).status != "up-to-date" for task in shared):
-            return 0
-        stale = [host for host in build.request.wanted if not build.is_current(host)]
-        current = {f"render:{host}" for host in build.request.wanted} - {f"render:{host}" for host in stale}
-        build.request.wanted = stale
+            return Counter()
+        wanted = build.request.wanted
+        unused = {product.task for product in wanted if build.is_unused(product)} - build.request.named
+        done = [product for product in wanted if product.task not in unused and build.is_current(product)]
+        current = {product.task for product in done} | unused
+        build.request.wanted = [product for product in wanted if product.task not in current]
         self.sel_tasks = [name for name in self.sel_tasks if name not in current]
         self.task_list = [task for task in self.task_list if task.name not in current]
         for task in self.task_list:
             if not current.isdisjoint(task.task_dep):
                 task.task_dep = [name for name in task.task_dep if name not in current]
-        return len(current)
+        return Counter(product.kind for product in done)
 
     def _save_set(self, set_id: str, inputs: list[str]) -> None:
         task = Task(f"_inputs:{set_id}", None, file_dep=inputs)
@@ -644,15 +711,16 @@ class Run(_Command, DoitRun):
 
 
 class _Looking(_Command):
-    """What looks at tasks without running them: a host's status is worked out down to the inputs of its set."""
+    """What looks at tasks without running them: a product's status is worked out down to the inputs of its set."""
 
     def _execute_looking(self, execute: Callable[[], Any]) -> Any:
         work_out = self.dep_manager.get_status
+        products = {product.task: product for product in self.build.products}
 
         def get_status(task: Task, tasks: Any, get_log: bool = False) -> Any:
             status = work_out(task, tasks, get_log)
-            host = task.name.partition("render:")[2]
-            changed = self.build.changed(host) if host and status.status == "up-to-date" else []
+            product = products.get(task.name)
+            changed = self.build.changed(product) if product and status.status == "up-to-date" else []
             if changed:
                 status.set_reason("changed_file_dep", changed)
             return status
@@ -781,8 +849,23 @@ def _closure(tasks: dict[str, Task], names: Iterable[str]) -> set[str]:
     return found
 
 
-def _reads(task: Task) -> bool:
-    return bool(task.meta and task.meta.get("reads"))
+def _beside(tasks: dict[str, Task], name: str, words: Sequence[str]) -> list[str]:
+    """Given tasks, the name of one and the words of the command line, return the other tasks that these name."""
+    takes = {f"--{param['long']}" for param in tasks[name].params if param["type"] is not bool}
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if word in tasks and word != name and before not in takes]
+
+
+def _marked(task: Task, mark: str) -> bool:
+    return bool(task.meta and task.meta.get(mark))
+
+
+@contextlib.contextmanager
+def _pause(build: Build, held: lock.Lock) -> Iterator[None]:
+    with build.mutex:
+        build.state.commit()  # what was done so far is for the others to see
+    with held.paused(_say):
+        yield
 
 
 def _main_thread() -> bool:

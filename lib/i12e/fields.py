@@ -26,6 +26,9 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 FINAL = 10_000
 """What stands for the number of a release candidate where it is none: it sorts behind all of them."""
 
+# The charts that k3s deploys as HelmChart itself (k3s manifests/traefik.yaml)
+PACKAGED = ("traefik", "traefik-crd")
+
 # k3s pkg/cli/cmds/const_linux.go: DisableItems
 COMPONENTS = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server", "runtimes")
 
@@ -34,6 +37,9 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
 _INTERFACE = re.compile(r"[^\s/:]{1,15}\Z")
 _K3S = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?\+k3s(\d{1,4})\Z", re.ASCII)
 _LOOSE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-rc\d+)?(?:[-+]k3s(\d+))?\Z", re.ASCII)
+_SEMVER = re.compile(r"v?\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?\Z", re.ASCII)
+_OCI = re.compile(r"oci://[a-z0-9.-]+(?::\d{1,5})?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+\Z")
+_CHART = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z")
 _VERSION = re.compile(r"v\d+\.\d+\.\d+\Z", re.ASCII)
 _SYSEXT = re.compile(r"[a-z0-9](?:[-_a-z0-9]{0,62})\Z")
 _SYSEXT_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,62}\Z")
@@ -518,8 +524,41 @@ def dropin(text: str) -> str:
     return text
 
 
+def release(text: str) -> str:
+    """Return the name of a Helm release."""
+    label(text)
+    if len(text) > 53:  # helm: pkg/chart/common/util, maxReleaseNameLen
+        raise Wrong("is longer than the 53 characters that Helm takes")
+    return text
+
+
+def chart(text: str) -> str:
+    """Return a chart: its name in a repository, an OCI reference, or a path below the checkout that begins with ./."""
+    if text.startswith("./"):
+        if ".." in text.split("/") or posixpath.normpath(text) != text[2:]:
+            raise Wrong("is not a clean path below the checkout", "like ./charts/app")
+        return text
+    if text.startswith("oci://"):
+        if not _OCI.match(text):
+            raise Wrong("is not an OCI reference without a tag", "like oci://ghcr.io/example/charts/app, and version:")
+        return text
+    if "://" in text:
+        raise Wrong("is a URL", "the repository's goes to repository:, the chart's name here")
+    if not _CHART.match(text):
+        remedy = f"a path of the checkout begins with ./: write ./{text}" if "/" in text else ""
+        raise Wrong("is not a chart's name", remedy)
+    return text
+
+
+def chart_version(text: str) -> str:
+    """Return one version of a chart, no range of them."""
+    if not _SEMVER.match(text):
+        raise Wrong("is not one version of a chart", "like 1.2.3")
+    return text
+
+
 def url(text: str) -> str:
-    """Return the base URL of a mirror, without a slash at the end."""
+    """Return the base URL of a mirror or of a repository, without a slash at the end."""
     try:
         parts = urlsplit(text)
         port_ok = parts.port is None or parts.port > 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -236,11 +236,34 @@ class Shared(Settings):
     """Further paths that a reset keeps, of letters, digits and . _ / @ : - only. Default: none."""
 
 
+class Release(Settings):
+    """A Helm release. Its values are templates/helm/RELEASE.yaml.j2, or templates/local/helm/RELEASE.yaml.j2."""
+
+    chart: Annotated[str, _text(fields.chart)] | None = None
+    """The chart: its name in the repository, oci://HOST/PATH, or a path below the checkout, ./PATH."""
+    repository: Annotated[str, _text(fields.url)] | None = None
+    """The URL of the repository that has the chart. Default: none, for one of an OCI registry or of the checkout."""
+    version: Annotated[str, _text(fields.chart_version)] | None = None
+    """The chart's version, pinned. Default: none, for a chart of the checkout."""
+    namespace: Label | None = None
+    """The namespace that it goes to, which is made if it is not there."""
+    manifest: StrictBool = False
+    """Whether the servers hand it to k3s, which installs it and keeps it so. Default: false, you run helm yourself."""
+    failure_policy: Literal["abort", "reinstall"] = "abort"
+    """What k3s does when an upgrade fails. abort: nothing; reinstall: it uninstalls the release first, with its data.
+    Default: abort."""
+    packaged: StrictBool = False
+    """Whether it is a chart that k3s brings itself (traefik, traefik-crd): only values and failure_policy are yours.
+    Default: false."""
+
+
 class Cluster(Shared):
     """A cluster's file, `cluster.yaml`."""
 
     name: Label
     """The cluster's name."""
+    helm: dict[Annotated[str, _text(fields.release)], Release] = Field(default_factory=dict)
+    """The Helm releases by their names. Default: none."""
 
 
 class Host(Shared):
@@ -299,6 +322,7 @@ _MOVED: dict[Loc, str] = {
     ("k3s", "token"): "tokens are secrets: secrets/ENV/cluster.yaml",
     ("token",): "tokens are secrets: secrets/ENV/cluster.yaml",
     ("address",): "write addresses: [...]",
+    ("helm",): "cluster.yaml has the releases",
 }
 # values that once were right: k3s#7297
 _GONE: dict[Loc, str] = {
@@ -339,9 +363,13 @@ def check(model: type[_Model], data: Any) -> tuple[_Model | None, list[Fault]]:
 def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
     """Return the keys that a mapping at this path may have."""
     found: type[BaseModel] | None = model
+    named = False
     for step in loc:
-        if isinstance(step, str) and found is not None:
+        if named:  # the name of an entry, as of a release: its class is the mapping's
+            named = False
+        elif isinstance(step, str) and found is not None:
             field = found.model_fields.get(step)
+            named = field is not None and get_origin(field.annotation) is dict
             found = next(_models(field.annotation), None) if field else None
     keys = found.model_fields if found is not None else {}
     return [key for key in keys if found is not Host or key not in OWN]

@@ -126,3 +126,33 @@ def test_every_missing_file_is_told_and_nothing_that_follows_from_it(files: Path
 def test_a_path_that_no_system_takes_is_an_error(files: Path) -> None:
     text = f'{HEADER}storage: {{files: [{{path: /a, contents: {{local: "a\\0b"}}}}]}}\n'
     assert refusal(text, files) == f"open {files}: invalid argument"
+
+
+def growing(*trees: str) -> str:
+    return f"{HEADER}storage: {{trees: [{', '.join(f'{{local: {tree}, path: /srv}}' for tree in trees)}]}}\n"
+
+
+def test_a_symlink_in_a_tree_becomes_a_link_and_is_not_followed(files: Path) -> None:
+    (files / "sub/out").symlink_to("../../outside")
+    translation = butane.translate(growing("sub"), files)
+    assert translation.config["storage"]["links"] == [{"path": "/srv/out", "target": "../../outside"}]
+    assert translation.files == (f"{files}/sub/x",)
+    assert translation.folders == (f"{files}/sub",)
+
+
+def test_a_tree_does_not_begin_outside_the_files_directory(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (files / "away").symlink_to("../elsewhere")
+    for tree, message in (
+        ("away", "local file path leaves the files directory by a symlink"),
+        ("..", "local file path traverses outside the files directory"),
+    ):
+        with pytest.raises(butane.BadConfig, match=message):
+            butane.translate(growing(tree), files)
+
+
+def test_names_are_taken_in_the_order_of_their_bytes(files: Path) -> None:
+    for name in ("b", "a.x", "a", "é", "Z"):
+        (files / "sub" / name).write_text(name)
+    made = butane.translate(growing("sub"), files).config["storage"]["files"]
+    assert [file["path"] for file in made] == [f"/srv/{name}" for name in ("Z", "a", "a.x", "b", "x", "é")]
