@@ -25,6 +25,11 @@ def task_lock() -> engine.TaskDict:
     return engine.lock_task(DOIT_CONFIG)
 
 
+def task_schema() -> engine.TaskDict:
+    """The JSON Schemas of cluster and host files, and docs/reference.md."""
+    return engine.aside("schema", "docs/schema, docs/reference.md", partial(checks.write_schemas, ROOT))
+
+
 def task_test() -> engine.TaskDict:
     """The tests, with the packages that they need."""
     return engine.aside("test", "all passed", partial(checks.run_tests, ROOT))

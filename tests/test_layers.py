@@ -29,7 +29,7 @@ DODO = "dodo"
 LAYERS = (
     ("errors", "files", "paths", "state", "lock", "bootstrap", "origins"),  # with the standard library alone
     ("programs", "screen", "fetch"),
-    ("yamlfile", "fields", "settings", "rules", "model"),
+    ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
     ("secrets", "hosts", "guard", "releases", "artifacts"),
     ("templates", "values", "render"),
     ("build", "pin"),

@@ -1,4 +1,4 @@
-"""The tests of this checkout: ./doit test."""
+"""What is done for the checkout itself: ./doit test and ./doit schema."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def run_tests(root: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pytest"], cwd=root, check=False)
     if done.returncode:
         raise UserError(Problem("", None, None, f"pytest: exit status {done.returncode}"))
+
+
+def write_schemas(root: Path) -> None:
+    """Given the checkout, write what is made of the model for editors and readers."""
+    from i12e import reference  # it needs pydantic, which no task's name waits for
+
+    reference.write(root)
