@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -21,6 +22,7 @@ from i12e.paths import Paths, environments
 from i12e.patterns import FORMS
 from i12e.settings import FORM, SHARED, UNIT
 from i12e.yamlfile import Octal
+from test_engine import holding, process
 from test_model import AGENT, BROKEN_FILES, BROKEN_LINES, CLUSTER, DUAL, GOOD, SERVER, cases, load, warnings
 
 SCHEMAS = {kind: schema.schema(kind) for kind in schema.MODELS}
@@ -601,7 +603,22 @@ def test_what_is_committed_is_what_doit_schema_writes() -> None:
         assert (ROOT / name).read_text() == text, f"{name} is not current: ./doit schema"
 
 
-def test_doit_schema_writes_what_is_missing_or_was_edited_and_takes_no_lock(tmp_path: Any) -> None:
+def test_doit_schema_takes_no_lock(small: Project) -> None:
+    for name in ("dodo.py", "pyproject.toml"):
+        (small.root / name).write_bytes((ROOT / name).read_bytes())
+    assert small.doit().status == 0
+    held = holding(small.root / "build/example/lock")
+    try:
+        second = process(small, "schema")
+        out, err = second.communicate(timeout=60)
+    finally:
+        held.release()
+    assert second.returncode == 0, err
+    assert "SCHEMA   docs/schema, docs/reference.md\n" in out
+    assert {name: (small.root / name).read_text() for name in reference.texts()} == reference.texts()
+
+
+def test_what_is_missing_or_was_edited_is_written_and_what_is_current_left_alone(tmp_path: Path) -> None:
     reference.write(tmp_path)
     page = tmp_path / reference.PAGE
     page.write_text("edited")
