@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field, StrictInt
 
 from conftest import ROOT, Project
 from i12e import fields, reference, schema, yamlfile
@@ -20,7 +21,7 @@ from i12e.fields import dotted
 from i12e.model import Fleet
 from i12e.paths import Paths, environments
 from i12e.patterns import FORMS
-from i12e.settings import FORM, SHARED, UNIT
+from i12e.settings import FORM, SHARED, UNIT, Cluster, Settings, _said, _text
 from i12e.yamlfile import Octal
 from test_engine import holding, process
 from test_model import AGENT, BROKEN_FILES, BROKEN_LINES, CLUSTER, DUAL, GOOD, SERVER, cases, load, warnings
@@ -438,7 +439,7 @@ def where(kind: str, path: schema.Path) -> str:
     return f"{'.'.join(path)} of a {kind}'s file (lib/i12e/settings.py)"
 
 
-@pytest.mark.parametrize(("kind", "path"), KEYS)
+@pytest.mark.parametrize(("kind", "path"), KEYS, ids=map(str, KEYS))
 def test_each_key_has_a_description_an_example_a_default_and_where_it_counts_a_unit(
     kind: str, path: schema.Path
 ) -> None:
@@ -451,13 +452,13 @@ def test_each_key_has_a_description_an_example_a_default_and_where_it_counts_a_u
         assert node.get(UNIT), f"{where(kind, path)} counts something: Annotated[..., _said(EXAMPLE, unit=UNIT)]"
 
 
-@pytest.mark.parametrize(("kind", "path"), KEYS)
-def test_the_default_that_a_docstring_tells_is_the_one_that_the_code_has(kind: str, path: schema.Path) -> None:
-    node = schema.at(TREES[kind], path)
-    value = node.get("default")
-    if node[schema.WORDS] and value not in (None, [], {}):
-        shown = schema.written(value, schema.is_octal(node)).strip("[]")
-        assert {shown, shown.strip('"')} & set(re.split(r"[ ,](?![*/\d])", node[schema.WORDS])), where(kind, path)
+def test_the_default_that_a_docstring_tells_is_the_one_that_the_code_has() -> None:
+    for kind, path in KEYS:
+        node = schema.at(TREES[kind], path)
+        value = node.get("default")
+        if node[schema.WORDS] and value not in (None, [], {}):
+            shown = schema.written(value, schema.is_octal(node)).strip("[]")
+            assert {shown, shown.strip('"')} & set(re.split(r"[ ,](?![*/\d])", node[schema.WORDS])), where(kind, path)
 
 
 def forms(node: Any) -> Iterator[str]:
@@ -485,6 +486,41 @@ def test_a_schema_is_one_of_draft_07_and_refuses_unknown_keys_everywhere(kind: s
     assert SCHEMAS[kind]["$schema"] == "http://json-schema.org/draft-07/schema#"
     sections = [node for _, node, _ in schema.keys(SCHEMAS[kind]) if "properties" in node]
     assert [node for node in [SCHEMAS[kind], *sections] if node["additionalProperties"] is not False] == []
+
+
+class Release(Settings):
+    """A release."""
+
+    chart: Annotated[str, _said("oci://registry.example.com/chart")]
+    """The chart."""
+    timeout: Annotated[StrictInt | str, _said(30, unit="seconds")] = 60
+    """How long it may take."""
+
+
+class Wide(Cluster):
+    """A cluster's file with more in it."""
+
+    releases: dict[Annotated[str, _text(fields.label)], Release] = Field(default_factory=dict)
+    """Releases by name. Default: none."""
+
+
+def test_what_a_later_field_says_is_in_the_schema_and_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(schema.MODELS, "cluster", Wide)
+    page = reference.texts()[reference.PAGE]
+    for line in (
+        "- **type**: a mapping of a DNS label to a mapping",
+        "- **example**: `releases: {my-cluster: {chart: oci://registry.example.com/chart}}`",
+        "### `releases.NAME.timeout`",
+        "- **type**: a whole number or text",
+        "- **default**: none, it must be there where `releases` is",
+    ):
+        assert f"{line}\n" in page
+    monkeypatch.setitem(SCHEMAS, "cluster", schema.schema("cluster"))
+    assert set(re.findall(r'"(x-[a-z]+)":', json.dumps(SCHEMAS["cluster"]))) == {UNIT}
+    assert of_editor("cluster", CLUSTER + "releases: {a: {chart: x, timeout: 5m}}\n") == set()
+    wrong = "releases: {a: {chrt: x}, B: {chart: [], timeout: []}}\n"
+    places = {"a.chart", "a.chrt", "B", "B.chart", "B.timeout"}
+    assert of_editor("cluster", CLUSTER + wrong) == {f"releases.{place}" for place in places}
 
 
 # --- examples
@@ -540,12 +576,12 @@ def merged(base: Any, over: Any) -> Any:
     return base | {key: merged(base.get(key), value) for key, value in over.items()}
 
 
-@pytest.mark.parametrize(("kind", "path"), KEYS)
-def test_an_example_is_shown_as_a_file_may_have_it(kind: str, path: schema.Path) -> None:
-    node = schema.at(TREES[kind], path)
-    for example in node["examples"]:
-        shown = schema.written(example, schema.is_octal(node))
-        assert yamlfile.load(f"a: {shown}".encode(), "x").data == {"a": example}
+def test_an_example_is_shown_as_a_file_may_have_it() -> None:
+    for kind, path in KEYS:
+        node = schema.at(TREES[kind], path)
+        for example in node["examples"]:
+            shown = schema.written(example, schema.is_octal(node))
+            assert yamlfile.load(f"a: {shown}".encode(), "x").data == {"a": example}, where(kind, path)
 
 
 @given(st.recursive(st.text() | st.integers() | st.booleans(), lambda part: st.lists(part, max_size=3), max_leaves=5))
@@ -629,15 +665,14 @@ def test_what_is_missing_or_was_edited_is_written_and_what_is_current_left_alone
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
 
 
-@pytest.mark.parametrize(("kind", "path"), KEYS)
-def test_the_page_has_each_key_once_with_its_type(kind: str, path: schema.Path) -> None:
+def test_the_page_has_each_key_once_with_its_type_default_example_and_place() -> None:
     page = reference.texts()[reference.PAGE]
-    name = ".".join(path).replace(".[]", "[]").replace(".*", ".NAME")
-    assert len(re.findall(rf"^##+ `{re.escape(name)}`$", page, re.MULTILINE)) == 1
-    part = page.partition(f"# `{name}`\n")[2].partition("\n## ")[0].partition("\n### ")[0]
-    assert re.search(r"^- \*\*type\*\*: .", part, re.MULTILINE)
-    assert re.search(r"^- \*\*example\*\*: `.", part, re.MULTILINE)
-    assert re.search(r"^- \*\*in\*\*: .", part, re.MULTILINE)
+    for kind, path in KEYS:
+        name = ".".join(path).replace(".[]", "[]").replace(".*", ".NAME")
+        assert len(re.findall(rf"^##+ `{re.escape(name)}`$", page, re.MULTILINE)) == 1, where(kind, path)
+        part = page.partition(f"# `{name}`\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+        told = re.findall(r"^- \*\*(\w+)\*\*: .", part, re.MULTILINE)
+        assert [word for word in told if word != "unit"] == ["type", "default", "example", "in"], where(kind, path)
 
 
 def test_each_file_that_comes_with_i12e_says_where_its_schema_is() -> None:

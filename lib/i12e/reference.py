@@ -13,7 +13,7 @@ from pathlib import Path
 from i12e import schema
 from i12e.paths import SCHEMAS
 from i12e.patterns import FORMS
-from i12e.schema import ITEM, VALUE, Node, default, is_octal, written
+from i12e.schema import ITEM, VALUE, Node, default, is_octal, is_part, written
 from i12e.settings import FORM, SHARED, SINGLE, UNIT
 
 PAGE = "docs/reference.md"
@@ -117,6 +117,8 @@ def kind(node: Node) -> str:
         return "one of " + ", ".join(f"`{choice}`" for choice in node["enum"] if choice is not None)
     if node.get(FORM) in FORMS:
         return FORMS[node[FORM]].what
+    if any(map(is_part, node.get("anyOf", ()))):
+        return " or ".join(map(kind, node["anyOf"]))
     types = node.get("type", [])
     if "array" in types:
         return _list(node)
@@ -124,7 +126,7 @@ def kind(node: Node) -> str:
         return "a mapping"
     if "object" in types:
         parts = (node.get("propertyNames"), node.get("additionalProperties"))
-        names = [kind(part) for part in parts if isinstance(part, dict) and FORM in part]
+        names = [kind(part) for part in parts if is_part(part)]
         return " of ".join(["a mapping", " to ".join(names)]) if names else "a mapping"
     if "boolean" in types:
         return "`true` or `false`"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from i12e.patterns import FORMS
 from i12e.rules import _NAME, REFUSED, RENDERED, SERVER_FLAGS
@@ -27,7 +27,8 @@ ITEM, VALUE = "[]", "*"
 """Steps of a path: an entry of a list, a value of a mapping whose keys are the user's."""
 
 WORDS = "x-default"
-"""In a tree: the default in words, as the docstring says it."""
+"""In a tree: the default in words, as the docstring says it; None for entries, which have none."""
+_ENTRIES = ("items", "additionalProperties", "propertyNames")
 _INTERNAL = (FORM, SINGLE, WORDS)
 _KEPT = (
     *("type", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems"),
@@ -114,9 +115,9 @@ def _plain(raw: Node, defs: Node) -> Node:
     node = {key: raw[key] for key in _KEPT if key in raw}
     text, words = _default_words(raw.get("description", ""))
     node["description"], node[WORDS] = text, words
-    for key in ("items", "additionalProperties", "propertyNames"):
+    for key in _ENTRIES:
         if isinstance(node.get(key), dict):
-            node[key] = _node(node[key], defs)
+            node[key] = _node(node[key], defs) | {WORDS: None}
     if "properties" in node:
         node["properties"] = {key: _node(child, defs) for key, child in node["properties"].items()}
         node.pop("default", None)  # its keys have theirs
@@ -184,6 +185,8 @@ def _in_order(node: Node, example: Any) -> Any:
     """Return an example with its keys in the order of the fields: pydantic sorts them."""
     if isinstance(example, list) and "items" in node:
         return [_in_order(node["items"], item) for item in example]
+    if isinstance(example, dict) and isinstance(node.get("additionalProperties"), dict):
+        return {key: _in_order(node["additionalProperties"], item) for key, item in example.items()}
     if isinstance(example, dict) and "properties" in node:
         parts = {key: part for key, part in node["properties"].items() if key in example}
         return {key: _in_order(part, example[key]) for key, part in parts.items()}
@@ -226,17 +229,17 @@ def _default_words(docstring: str) -> tuple[str, str]:
 
 def _override(node: Node) -> None:
     """Make of a key of the cluster's file one of a host's, which is merged into that: nothing must be there."""
-    node[WORDS] = "the cluster's"
+    node[WORDS] = None if node[WORDS] is None else "the cluster's"
     node.pop("default", None)
     if "properties" in node:
         node["required"] = []
     values = node.get("additionalProperties")
-    for child in (*node.get("properties", {}).values(), *([values] if _is_part(values) else [])):
+    for child in (*node.get("properties", {}).values(), *([values] if is_part(values) else [])):
         _override(child)
 
 
-def _is_part(node: Any) -> bool:
-    """Return whether this is a part of the tree, and not a rule that was added to one."""
+def is_part(node: Any) -> TypeGuard[Node]:
+    """Given what stands in a tree, tell whether it is a part of it, and not a rule that was added."""
     return isinstance(node, dict) and WORDS in node
 
 
@@ -360,9 +363,11 @@ def _published(node: Node) -> Node:
         del found["required"]
     if "properties" in found:
         found["properties"] = {key: _published(child) for key, child in found["properties"].items()}
-    for key in ("items", "additionalProperties", "propertyNames"):
-        if _is_part(found.get(key)):
+    for key in _ENTRIES:
+        if is_part(found.get(key)):
             found[key] = _published(found[key])
+    if "anyOf" in found:
+        found["anyOf"] = [_published(part) if is_part(part) else part for part in found["anyOf"]]
     return found
 
 
@@ -382,6 +387,8 @@ def description(node: Node) -> str:
 def default(node: Node) -> str:
     """Given a part of a tree, return its default in words: as a file has it, or what its docstring says."""
     value, words = node.get("default", ...), node[WORDS]
+    if words is None:
+        return ""
     if not words and "properties" in node:
         return "what its keys have"
     if words or value is ...:
