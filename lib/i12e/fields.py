@@ -197,6 +197,8 @@ def network(text: str) -> str:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise Wrong("is not an IP network", "like 192.0.2.0/24") from None
+    if "%" in text:  # an interface of the machine that reads this: ::%eth0/64
+        raise Wrong("is not an IP network", "like 2001:db8::/64")
     if "/" not in text:
         raise Wrong("has no length", f"like {found.network_address}/24" if found.version == 4 else "")
     if str(found.network_address) != str(ipaddress.ip_address(text.split("/")[0])):

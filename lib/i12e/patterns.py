@@ -81,7 +81,7 @@ _V6 = _any(
         f"(?:{_HEX}:){{1,7}}:",
         f":(?::{_HEX}){{1,7}}",
         "::",
-        f"[0-9a-fA-F:]{{2,30}}:{_V4}",
+        f"[0-9a-fA-F:]{{1,30}}:{_V4}",
     )
 )
 # what `address` calls no address that other hosts can reach: class D and E, 127/8, 169.254/16; ::1, fe80::/10, ff00::/8
