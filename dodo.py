@@ -59,6 +59,16 @@ def task_lock() -> engine.TaskDict:
     return engine.lock_task(DOIT_CONFIG)
 
 
+def task_show() -> Iterator[engine.TaskDict]:
+    """What a host is rendered to, for a person to look at (--ignition, --reveal)."""
+    yield from engine.show_tasks(DOIT_CONFIG)
+
+
+def task_schema() -> engine.TaskDict:
+    """The JSON Schemas of cluster and host files, and docs/reference.md."""
+    return engine.aside("schema", "docs/schema, docs/reference.md", partial(checks.write_schemas, ROOT))
+
+
 def task_bench() -> engine.TaskDict:
     """How long a fleet takes, beside bare doit and other tools: the tables of docs/performance.md."""
     return engine.aside("bench", "measured", partial(checks.run_benchmarks, ROOT), checks.BENCHMARKS)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import compileall
 import functools
-import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from pathlib import Path
 from benchmarks.measure import Job, Prepare, Spent, in_turns, nothing
 from i12e.build import Build
 from i12e.paths import EXAMPLE, Paths
-from i12e.render import Renderer
-from i12e.secrets import Vault
 
 ROOT = Path(__file__).resolve().parent.parent
 COLD, NO_OP, ONE_HOST = "cold", "nothing to do", "one host edited"
@@ -65,10 +62,8 @@ class Fleet:
     def texts(self, role: str, count: int) -> dict[str, str]:
         """Given a role and a number, return the Butane texts of the first hosts of that role; it was built before."""
         build = Build(Paths(self.place, EXAMPLE))
-        servers = json.loads(build.files.read(build.paths.servers))
-        renderer = Renderer(build.paths, build.files, Vault(build.paths, build.files), lambda: servers)
-        hosts = [host for host in build.checked_hosts() if host.role == role]
-        return {host.name: renderer.text(host) for host in hosts[:count]}
+        names = [host.name for host in build.checked_hosts() if host.role == role]
+        return {name: build.show(name, ignition=False, reveal=True) for name in names[:count]}
 
     def settle(self) -> None:
         """Do what the last edit left to do, twice: stamps of outputs prove something only after a moment."""

@@ -72,7 +72,7 @@ def test_what_is_edited_is_sealed_again_and_it_is_said_that_it_changed(
     assert run.end() == 0, run.text
     assert "EDIT     secrets/cluster.yaml  (changed)" in run.text
     assert me.opens(own.root / PATH) == "server_token: xyz\n# why\nagent_token: def\n"
-    assert list((own.root / "build").rglob("bench-*")) == []
+    assert list((own.root / "build").rglob("workbench-*")) == []
 
 
 def test_what_is_not_changed_stays_as_it_is_and_that_is_said(own: Project) -> None:
@@ -162,7 +162,7 @@ def test_ctrl_c_in_the_editor_is_the_editors_and_leaves_nothing_decrypted_behind
     assert run.end() == 1, run.text  # sops itself is ended by it
     assert "Traceback" not in run.text
     assert (own.root / PATH).read_bytes() == before
-    assert list((own.root / "build").rglob("bench-*")) == []
+    assert list((own.root / "build").rglob("workbench-*")) == []
 
 
 def test_what_the_editor_opens_lies_in_a_private_folder_below_build_and_is_gone_afterwards(own: Project) -> None:
@@ -170,7 +170,7 @@ def test_what_the_editor_opens_lies_in_a_private_folder_below_build_and_is_gone_
     run = edit(own, f'ls -ld "$1" "$(dirname "$(dirname "$1")")" > {note}; echo "$1" >> {note}', "secrets_edit:cluster")
     assert run.end() == 0, run.text
     folder, file, path = note.read_text().splitlines()
-    assert path.startswith(str(own.root / "build/default/bench-"))
+    assert path.startswith(str(own.root / "build/default/workbench-"))
     assert not Path(path).exists()
     assert (file[:10], folder[:10]) == ("-rw-------", "drwx------")
 
@@ -179,9 +179,9 @@ def test_what_a_killed_edit_left_is_removed_by_the_next_one(own: Project) -> Non
     run = edit(own, "echo open; read answer", "secrets_edit:cluster")
     run.expect("open")
     run.kill()
-    assert len(list((own.root / "build").rglob("bench-*"))) == 1
+    assert len(list((own.root / "build").rglob("workbench-*"))) == 1
     assert edit(own, "true", "secrets_edit:cluster").end() == 0
-    assert list((own.root / "build").rglob("bench-*")) == []
+    assert list((own.root / "build").rglob("workbench-*")) == []
 
 
 @pytest.mark.parametrize(
@@ -233,4 +233,4 @@ def test_a_terminated_edit_ends_its_editor_and_leaves_nothing(own: Project) -> N
     run.expect("open")
     run.signal(signal.SIGTERM)
     assert run.end() == 143, run.text
-    assert list((own.root / "build").rglob("bench-*")) == []
+    assert list((own.root / "build").rglob("workbench-*")) == []

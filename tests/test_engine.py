@@ -243,7 +243,7 @@ def test_what_was_done_before_a_pause_is_kept_when_the_run_is_killed_in_it(small
 def test_steps_and_notes_are_told_as_lines_or_in_the_document(small: Project) -> None:
     def action(build: Any) -> None:
         build.tell("WRITE", "a", "new")
-        build.tell("KEEP", "b", done=False)
+        build.tell("KEEP", "b", result="kept")
         build.note("think of it")
 
     done = small.doit("ask", tasks=asks(action))

@@ -273,7 +273,7 @@ def test_again_everything_is_kept_and_said_so(checkout: Project) -> None:
     build = make(checkout, **GIVEN)
     assert {path: (checkout.root / path).read_bytes() for path in MADE} == before
     assert key_file().read_bytes() == key
-    assert [(step.verb, step.done) for step in build.told] == [("KEEP", False)] * 4
+    assert [(step.verb, step.result == "done") for step in build.told] == [("KEEP", False)] * 4
 
 
 @pytest.mark.parametrize("gone", MADE)
@@ -290,7 +290,7 @@ def test_what_is_missing_is_made_and_the_rest_kept(checkout: Project, gone: str)
     build = make(checkout, **GIVEN)
     after = {path: (checkout.root / path).read_bytes() for path in MADE}
     assert {path for path in MADE if before[path] != after[path]} <= {"secrets/cluster.yaml"} & {gone}
-    assert {step.what for step in build.told if step.done} == made
+    assert {step.what for step in build.told if step.result == "done"} == made
 
 
 def test_a_key_that_is_there_is_used(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +350,7 @@ def test_who_comes_second_gets_a_key_and_is_told_who_can_let_them_in(checkout: P
     (own,) = keys.found(os.environ)
     assert (checkout.root / ".sops.yaml").read_bytes() == before
     assert any(f"whoever has access says ./doit secrets_rekey --add {own}" in note for note in build.notes)
-    done = [step.what for step in make(checkout, **GIVEN).told if step.done]
+    done = [step.what for step in make(checkout, **GIVEN).told if step.result == "done"]
     assert done == []
 
 
@@ -544,5 +544,5 @@ def test_an_init_that_is_killed_anywhere_is_completed_by_the_next_one(checkout: 
         assert copy.doit().status == 0
         sealed.check(copy.root)
         left = [path for place in (copy.root, Path.home()) for path in place.rglob("*")]
-        assert [path for path in left if path.suffix == ".new" or path.name.startswith("bench-")] == []
+        assert [path for path in left if path.suffix == ".new" or path.name.startswith("workbench-")] == []
     assert killed > 5

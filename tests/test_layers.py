@@ -27,19 +27,11 @@ DODO = "dodo"
 
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
-    (
-        "errors",
-        "files",
-        "paths",
-        "state",
-        "lock",
-        "questions",
-        "bootstrap",
-        "origins",
-    ),  # with the standard library alone
+    # with the standard library alone
+    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins"),
     ("programs", "screen", "fetch"),
-    ("yamlfile", "fields", "settings", "rules", "model"),
-    ("secrets", "keys", "bench", "sealed", "hosts", "guard", "releases", "artifacts"),
+    ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
+    ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts"),
     ("templates", "values", "render"),
     ("build", "pin"),
     ("checks", "answers", "init", "edit", "rekey"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from i12e import bench, keys, rekey, sealed
+from i12e import keys, rekey, sealed, workbench
 from i12e.build import Build
 from i12e.errors import UsageError, UserError
 from i12e.paths import Paths
@@ -325,7 +325,7 @@ def test_a_change_that_is_killed_anywhere_leaves_whole_files_and_the_next_one_co
         run(copy, retire=bob.recipient)
         assert alice.opens(file)
         assert bob.opens(file) is None
-        assert [path for path in copy.rglob("*") if path.suffix == ".new" or "bench-" in path.name] == []
+        assert [path for path in copy.rglob("*") if path.suffix == ".new" or "workbench-" in path.name] == []
         sealed.check(copy)
         point += step
     assert point > 5
@@ -334,7 +334,7 @@ def test_a_change_that_is_killed_anywhere_leaves_whole_files_and_the_next_one_co
 def test_a_run_that_was_killed_between_the_rules_and_the_files_is_completed_without_options(
     root: Path, alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, done = bench.put, list[Path]()
+    real, done = workbench.put, list[Path]()
 
     def put(path: Path, text: bytes, mode: int = 0o600) -> None:
         if len(done) == 2:
@@ -342,10 +342,10 @@ def test_a_run_that_was_killed_between_the_rules_and_the_files_is_completed_with
         done.append(path)
         real(path, text, mode)
 
-    monkeypatch.setattr(bench, "put", put)
+    monkeypatch.setattr(workbench, "put", put)
     with pytest.raises(KeyboardInterrupt):
         run(root, retire=bob.recipient)
-    monkeypatch.setattr(bench, "put", real)
+    monkeypatch.setattr(workbench, "put", real)
     assert sum(bob.opens(root / path) is not None for path in TEXTS) == 2
     run(root)
     assert [path for path in TEXTS if bob.opens(root / path) is not None or alice.opens(root / path) is None] == []

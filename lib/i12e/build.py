@@ -87,12 +87,14 @@ class Request:
 
 
 class Told(NamedTuple):
-    """One line of what a task did, or left as it is (`done` is False)."""
+    """One line of what a task did (`result` is "done"), left as it is ("kept") or took away ("removed")."""
 
     verb: str
     what: str
     remark: str
-    done: bool
+    result: str
+    facts: dict[str, Any]
+    """What a document says beside the line."""
 
 
 class Build:
@@ -114,6 +116,7 @@ class Build:
         self.removed: list[Product] = []
         self.told: list[Told] = []
         self.notes: list[str] = []
+        self.said: dict[str, str] = {}  # what a task found that is asked for a text, by its name
         self._fleet: Fleet | None = None
         self._of_all: Cluster | None = None
         self._renderer: Renderer | None = None
@@ -121,9 +124,11 @@ class Build:
         self._rendered: dict[Product, tuple[int, int, frozenset[str]]] = {}
         self._spool: IO[bytes] | None = None
 
-    def tell(self, verb: str, what: str, remark: str = "", done: bool = True) -> None:
+    def tell(
+        self, verb: str, what: str, remark: str = "", result: str = "done", facts: dict[str, Any] | None = None
+    ) -> None:
         """Given a verb, its thing and a remark, have the line told when the task ends."""
-        self.told.append(Told(verb, what, remark, done))
+        self.told.append(Told(verb, what, remark, result, facts or {}))
 
     def note(self, text: str) -> None:
         """Given a text that the user should know, have it told at the end of the run."""
@@ -243,6 +248,18 @@ class Build:
                 self.same.add(product.task)
         return [*_own(inputs), self.paths.inputs(_set_id(_shared(inputs)))]
 
+    def show(self, host: str, ignition: bool, reveal: bool) -> str:
+        """Given a host, return the Butane text that its template gives, or its Ignition config with contents decoded.
+
+        Secrets are named and not shown unless `reveal`. Raise UserError with all problems; write nothing.
+        """
+        self._fleet = fleet = self._checked_fleet()
+        renderer = self._rendering() if reveal else self._masking()
+        if not ignition:
+            return renderer.text(fleet.hosts[host])
+        config = renderer.render(fleet.hosts[host]).content
+        return self._readable(config, self._rendering().render(fleet.hosts[host]).content)
+
     def remove_orphans(self, kind: str) -> None:
         """Given a kind, remove outputs and state of products that are no more, and digests of sets that none uses."""
         known = {product.name for product in self.products if product.kind == kind and not self.is_unused(product)}
@@ -278,11 +295,7 @@ class Build:
 
     def checked_hosts(self) -> list[Host]:
         """Return the models of all hosts, read anew; raise UserError if anything is wrong with one."""
-        fleet = self._load(self.hosts)
-        problems = [*self._strays(), *fleet.problems]
-        if problems:
-            raise UserError(problems)
-        return list(fleet.hosts.values())
+        return list(self._checked_fleet().hosts.values())
 
     def warnings(self) -> list[str]:
         """Return the warnings of the model as it was last read."""
@@ -307,6 +320,13 @@ class Build:
         from i12e.model import load_fleet
 
         return load_fleet(self.paths.hosts, self.paths.env, list(names), self.files.read, self.with_values)
+
+    def _checked_fleet(self) -> Fleet:
+        fleet = self._load(self.hosts)
+        problems = [*self._strays(), *fleet.problems]
+        if problems:
+            raise UserError(problems)
+        return fleet
 
     def _cluster(self) -> Cluster:
         """Return the cluster's model; the model as a whole was found right before."""
@@ -384,6 +404,21 @@ class Build:
 
             self._renderer = Renderer(self.paths, self.files, self._secrets(), self._servers, self._cluster)
         return self._renderer
+
+    def _masking(self) -> Renderer:
+        from i12e.render import Renderer
+        from i12e.secrets import Masked
+
+        vault = Masked(self._secrets(), self.paths, self.files)
+        return Renderer(self.paths, self.files, vault, self._servers, self._cluster)
+
+    def _readable(self, shown: bytes, real: bytes) -> str:
+        """Given a config to show, perhaps with secrets masked, and the real one, return a text with the real digest."""
+        from i12e import render
+
+        config = json.loads(shown)
+        text = json.dumps(render.readable(config), indent=2, ensure_ascii=False)
+        return text.replace(render.digest_in(config), render.digest_in(json.loads(real))) + "\n"
 
     def _secrets(self) -> Vault:
         if self._vault is None:

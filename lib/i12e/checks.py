@@ -1,4 +1,4 @@
-"""What looks at this checkout as a whole: its tests, ./doit test, and its benchmarks, ./doit bench."""
+"""What is done for this checkout as a whole: ./doit test, ./doit bench and ./doit schema."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def _run_module(root: Path, *arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=root, check=False)
     if done.returncode:
         raise UserError(Problem("", None, None, f"{arguments[0]}: exit status {done.returncode}"))
+
+
+def write_schemas(root: Path) -> None:
+    """Given the checkout, write what is made of the model for editors and readers."""
+    from i12e import reference  # it needs pydantic, which no task's name waits for
+
+    reference.write(root)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from i12e import bench, files, programs, screen, sealed
-from i12e.bench import RULES
+from i12e import files, programs, screen, sealed, workbench
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
 from i12e.paths import Paths, secret_names
 from i12e.secrets import NO_KEY, complaint, sops_environ
+from i12e.workbench import RULES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _UNCHANGED = 200  # sops: the editor left the file as it was
@@ -30,16 +30,16 @@ def edit(build: Build, given: str | None, name: str) -> None:
         remedy = "./doit init makes one, or write one there"
         raise UserError(Problem(path, None, None, f"no rule of {RULES} seals it", remedy))
     before = _content(paths.root / path)
-    with bench.bench(paths, rules.text) as folder, screen.terminal() as terminal:
+    with workbench.workbench(paths, rules.text) as folder, screen.terminal() as terminal:
         if terminal is None:
             raise UserError(Problem("", None, None, "your editor needs a terminal, and here is none"))
         copy = folder / path
-        files.replace(copy, bench.seal(folder, path, _STARTER % copy.stem) if before is None else before)
+        files.replace(copy, workbench.seal(folder, path, _STARTER % copy.stem) if before is None else before)
         offered = copy.read_bytes()
         with build.request.pause():
             status = _run(paths, folder, copy, terminal)
         if status == _UNCHANGED or copy.read_bytes() == offered:
-            build.tell("EDIT", path, "nothing changed" if before is not None else "not made", done=False)
+            build.tell("EDIT", path, "nothing changed" if before is not None else "not made", result="kept")
             return
         _take_over(build, path, copy, before)
     build.tell("EDIT", path, "changed" if before is not None else "new")
@@ -64,7 +64,7 @@ def _chosen(paths: Paths, given: str | None, name: str) -> str:
 def _run(paths: Paths, folder: Path, copy: Path, terminal: screen.Terminal) -> int:
     environ = sops_environ(paths) | {"TMPDIR": str(folder)}  # where sops puts what the editor opens
     status = programs.on_terminal(
-        bench.sops(), *bench.flags(folder), "edit", str(copy), environ=environ, terminal=terminal.handle
+        workbench.sops(), *workbench.flags(folder), "edit", str(copy), environ=environ, terminal=terminal.handle
     )
     if status in (0, _UNCHANGED):
         return status
@@ -87,7 +87,7 @@ def _take_over(build: Build, path: str, copy: Path, before: bytes | None) -> Non
     if _content(root / path) != before:
         problems = [Problem(path, None, None, "was changed by somebody else while you edited it")]
     if not problems:
-        bench.put(root / path, copy.read_bytes())
+        workbench.put(root / path, copy.read_bytes())
         return
     kept = f"{build.paths.build}/{copy.stem}-edited.yaml"
     files.replace(root / kept, copy.read_bytes())

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 from doit.cmd_base import Command, DoitCmdBase, check_tasks_exist
 from doit.cmd_clean import Clean as DoitClean
@@ -48,7 +48,6 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 NEW = "init"  # the task that makes an environment: for it alone, the environment need not be there
-_asked = {"new": False}  # of the command line: doit reads dodo.py, and with it configure(), after the arguments
 _builds: dict[str, Build] = {}  # by database: doit makes backend and checker itself, from names and classes
 
 
@@ -94,7 +93,7 @@ def configure(root: Path, default_tasks: Sequence[str]) -> TaskDict:
 
     Raise UserError for an I12E_ENV that does not exist.
     """
-    place = paths.find(root, os.environ, _asked["new"])
+    place = paths.find(root, os.environ, NEW in (Run.words or ()))
     build = Build(place)
     database = str(place.root / place.state)
     _builds[database] = build
@@ -165,9 +164,11 @@ def each(
 ) -> Iterator[TaskDict]:
     """Given a verb, hosts and an action of (host, or None for all, **params), yield the tasks VERB and VERB:HOST.
 
-    Both are plain tasks with the same options: doit's groups would drop the options of their subtasks.
+    Both are plain tasks with the same options: doit's groups would drop the options of their subtasks. A run that
+    names none of VERB:HOST gets VERB alone: to make a task of each verb for each of a thousand hosts takes longer than
+    to find that there is nothing to do.
     """
-    for host in (None, *hosts):
+    for host in (None, *(hosts if _may_name_hosts(verb) else ())):
         yield {
             "basename": verb if host is None else f"{verb}:{host}",
             "doc": doc if host is None else f"{doc} ({host})",
@@ -177,6 +178,11 @@ def each(
             "meta": {"verb": verb.upper(), "what": host or "", "reads": reads},
             "io": {"capture": False},
         }
+
+
+def _may_name_hosts(verb: str) -> bool:
+    words = Run.words
+    return words is None or any(word.startswith(f"{verb}:") or "*" in word for word in words)
 
 
 def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
@@ -246,6 +252,34 @@ def later(name: str, *arguments: Any) -> Callable[..., Any]:
     return run
 
 
+_SHOWN = 20  # hosts that a message names
+
+
+def show_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield show:HOST for each host, and show, which only says how it is used."""
+    build: Build = config["build"]
+    names = [*build.hosts[:_SHOWN], *(["..."] if len(build.hosts) > _SHOWN else [])]
+    usage = f"show: of which host? ./doit show:HOST, with one of {', '.join(names)}"
+    options = (
+        {
+            "name": "ignition",
+            "long": "ignition",
+            "type": bool,
+            "default": False,
+            "help": "as Ignition, decoded",
+        },
+        {"name": "reveal", "long": "reveal", "type": bool, "default": False, "help": "with the values of secrets"},
+    )
+    doc = "print the Butane text that a host is rendered to"
+    for made in each("show", build.hosts, functools.partial(_show, build), doc, options, reads=True):
+        alone = {"usage": usage} if made["basename"] == "show" else {}
+        yield {**made, "meta": {**made["meta"], "prints": True, **alone}}
+
+
+def _show(build: Build, host: str, ignition: bool, reveal: bool) -> None:
+    build.said[f"show:{host}"] = build.show(host, ignition, reveal)
+
+
 def lock_task(config: TaskDict) -> TaskDict:
     """Given DOIT_CONFIG, return the task of the lock file of what hosts fetch (see i12e.pin).
 
@@ -272,14 +306,17 @@ def lock_task(config: TaskDict) -> TaskDict:
     }
 
 
-def _lock(build: Build, check: bool, trust: list[str]) -> TaskDict:
+def _lock(build: Build, check: bool, trust: list[str]) -> None:
     from i12e import pin  # which imports what a no-op has no use for
 
     hosts = build.checked_hosts()
     client, path = pin.client_for(hosts, screen.say), build.paths.artifacts
     if check:
-        return {"told": pin.check(build.files, path, hosts, client)}
-    return {"told": pin.lock(build.files, path, hosts, client, trust, screen.meter)}
+        told = pin.check(build.files, path, hosts, client)
+    else:
+        told = pin.lock(build.files, path, hosts, client, trust, screen.meter)
+    for line in told:
+        build.tell(**line)
 
 
 def _product_task(build: Build, product: Product) -> TaskDict:
@@ -336,12 +373,16 @@ def backend(name: str, codec: Any = None, module_name: Any = None) -> Any:
 
 
 class Reporter:
-    """Our lines: what was done, what failed, one summary; or one JSON document."""
+    """Our lines: what was done, what failed, one summary; or one JSON document.
+
+    Where all that was asked for is a text (`prints`), standard output holds that alone.
+    """
 
     desc = "i12e's lines"
 
-    def __init__(self, build: Build, out: IO[str], as_json: bool) -> None:
+    def __init__(self, build: Build, out: IO[str], as_json: bool, prints: bool = False) -> None:
         self.build = build
+        self._prints = prints
         self.changes = False
         self.usage = False
         self._out = out
@@ -353,7 +394,7 @@ class Reporter:
         self._asides: list[str] = []
         self.current: Counter[str] = Counter()
         self._finished = False
-        self._interrupted = False
+        self._stopped: BaseException | None = None
 
     def initialize(self, tasks: Any, selected: Any) -> None:
         """Called by doit before the first task."""
@@ -373,8 +414,6 @@ class Reporter:
             place = self.build.paths.hosts if product.kind == HOST else self.build.paths.cluster_file
             self._tell("REMOVE", product.name, "removed", 0.0, f"it is no more in {place}", product.task)
         self.build.removed.clear()
-        for told in (task.values or {}).get("told", ()):
-            self._tell(seconds=0.0, task=task.name, **told)
         self._tell_steps(task)
         if _shown(task) and task.name not in self.build.unused:
             same = task.name in self.build.same
@@ -386,6 +425,7 @@ class Reporter:
                 spent,
                 "same output" if same else "",
                 task.name,
+                text=self.build.said.pop(task.name, None),
             )
 
     def add_failure(self, task: Task, fail: BaseFail) -> None:
@@ -403,7 +443,9 @@ class Reporter:
             self.usage |= fail.usage
         else:
             self._problems.append(_nowhere(f"{task.name}: {fail.get_msg().rstrip()}"))
-        self._results.append({"task": task.name, "result": "failed"})
+        meta = task.meta or {}
+        spent = time.monotonic() - self._started.get(task.name, self._start)
+        self._results.append(_result(task.name, meta.get("verb"), meta.get("what"), "failed", spent))
 
     def skip_uptodate(self, task: Task) -> None:
         """Called by doit for a task with nothing to do."""
@@ -430,7 +472,7 @@ class Reporter:
         if self._finished:
             return
         self._finished = True
-        self._interrupted = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
+        self._stopped = sys.exc_info()[1]
         if self.build.state.damaged:
             self._aside(f"{self.build.paths.state} was damaged and has been made anew: it is only a cache")
         for text in self.build.notes:
@@ -442,26 +484,38 @@ class Reporter:
             return
         for problem in self._problems:
             print(problem, file=sys.stderr)
-        self._out.write(self._summary() + "\n")
+        if not self._prints:
+            self._out.write(self._summary() + "\n")
 
     @property
     def failed(self) -> bool:
         """Whether anything failed."""
         return bool(self._problems)
 
+    @property
+    def status(self) -> int:
+        """The exit status that the run has come to."""
+        if self._interrupted:
+            return TERMINATED if isinstance(self._stopped, SystemExit) else INTERRUPTED
+        return FAILED if self._problems else CHANGES if self.changes else 0
+
+    @property
+    def _interrupted(self) -> bool:
+        return isinstance(self._stopped, (KeyboardInterrupt, SystemExit))
+
     def _tell(
         self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "",
-        facts: TaskDict | None = None,
+        facts: TaskDict | None = None, text: str | None = None,
     ) -> None:  # fmt: skip
-        known = {"task": task, "verb": verb, "what": what, "result": result}
-        self._results.append(known | _timed(seconds, remark) | (facts or {}))
+        told = _result(task, verb, what, result, seconds, remark) | (facts or {})
+        self._results.append(told if text is None else {**told, "text": text})
         if not self._json:
-            self._out.write(screen.line(verb, what, remark) + "\n")
+            self._out.write(screen.line(verb, what, remark) + "\n" if text is None else text)
             self._out.flush()
 
     def _tell_steps(self, task: Task) -> None:
         for step in self.build.told:
-            self._tell(step.verb, step.what, "done" if step.done else "kept", 0.0, step.remark, task.name)
+            self._tell(step.verb, step.what, step.result, 0.0, step.remark, task.name, step.facts)
         self.build.told.clear()
 
     def _aside(self, text: str) -> None:
@@ -493,6 +547,7 @@ class Reporter:
             "problems": [dataclasses.asdict(problem) for problem in self._problems],
             "warnings": self._asides,
             "seconds": round(time.monotonic() - self._start, 3),
+            "status": self.status,
         }
 
 
@@ -500,8 +555,10 @@ def _nowhere(message: str) -> Problem:
     return Problem("", None, None, message)
 
 
-def _timed(seconds: float, remark: str) -> TaskDict:
-    return {"seconds": round(seconds, 3)} | ({"remark": remark} if remark else {})
+def _result(task: str, verb: str | None, what: str | None, result: str, seconds: float, remark: str = "") -> TaskDict:
+    """Return an entry of a run's JSON document."""
+    told = {"task": task, "verb": verb, "what": what, "result": result}
+    return {**told, "seconds": round(seconds, 3), "remark": remark}
 
 
 def _shown(task: Task) -> bool:
@@ -532,18 +589,22 @@ _FIXED = ("reporter", "outfile", "par_type", "auto_delayed_regex", "single")
 
 
 class _Command(DoitCmdBase):
-    """What our commands share: user's mistakes without a traceback, the lock, names that are checked."""
+    """What our commands share: user's mistakes without a traceback, the lock, names that are checked, JSON."""
 
     # doit's own database and checker are not for choosing: the names stay, the options go.
     base_options = tuple({**option, "long": "", "short": ""} for option in DoitCmdBase.base_options)
     sel_tasks: Any
     task_list: list[Task]
     as_json = False
+    nothing: ClassVar[TaskDict] = {}
+    """What its JSON document holds, beside what all hold, while there is nothing to tell."""
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Given the arguments, run the command; return its exit status."""
+        """Given the arguments, run the command; return its exit status. --json stands before or behind the others."""
+        self.as_json = "--json" in in_args
+        options = ["--json"] if self.as_json else []
         try:
-            return int(super().parse_execute(in_args))
+            return int(super().parse_execute([*options, *(word for word in in_args if word != "--json")]))
         except CmdParseError as error:
             return self._explain(error)
 
@@ -558,9 +619,24 @@ class _Command(DoitCmdBase):
             return self._explain(error)
 
     def tell(self, problems: Sequence[Problem | str], status: int) -> int:
-        """Given what stopped the command and its exit status, tell it; return the status."""
+        """Given what stopped the command and its exit status, tell it, by --json as a document; return the status."""
+        if self.as_json:
+            self.write_json(status, problems)
         _say(*problems)
         return status
+
+    def write_json(self, status: int, problems: Sequence[Problem | str] = (), **told: Any) -> None:
+        """Given the exit status, problems and what else is told, print the JSON document (docs/json.md)."""
+        build = _builds.get(getattr(getattr(self, "dep_manager", None), "name", ""))
+        listed = [problem if isinstance(problem, Problem) else _nowhere(problem) for problem in problems]
+        document = {
+            "environment": build.paths.env if build else None,
+            **self.nothing,
+            **told,
+            "problems": [dataclasses.asdict(problem) for problem in listed],
+            "status": status,
+        }
+        print(json.dumps(document, indent=2))
 
     def _explain(self, error: Exception) -> int:
         match error:
@@ -611,6 +687,9 @@ class Run(_Command, DoitRun):
     """doit's run, with our reporter, lock and exit statuses."""
 
     name = "run"
+    words: ClassVar[list[str] | None] = None
+    """What the command line of a run says, while the tasks are made; None for other commands."""
+    nothing: ClassVar = {"results": [], "up_to_date": 0, "interrupted": False, "warnings": [], "seconds": 0.0}
     cmd_options = (
         *(option for option in DoitRun.cmd_options if option["name"] not in _FIXED),
         _wait_option,
@@ -618,25 +697,13 @@ class Run(_Command, DoitRun):
     )
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Given the arguments, run: --json and --wait stand before or behind the tasks."""
+        """Given the arguments, run: --wait too stands before or behind the tasks."""
         first, rest = _gather(in_args)
-        self.as_json = "--json" in first
-        _asked.update(new=NEW in rest)
+        Run.words = rest
         try:
             return int(super().parse_execute([*first, *rest]))
         finally:
-            _asked.update(new=False)
-
-    def tell(self, problems: Sequence[Problem | str], status: int) -> int:
-        """Given problems of a run that did not begin and its exit status, tell them, by --json as a document."""
-        if self.as_json:
-            told = [problem if isinstance(problem, Problem) else _nowhere(problem) for problem in problems]
-            print(
-                json.dumps(
-                    {"results": [], "problems": [dataclasses.asdict(p) for p in told], "status": status}, indent=2
-                )
-            )
-        return super().tell(problems, status)
+            Run.words = None
 
     def _execute(
         self, verbosity: Any, always: bool, continue_: bool, num_process: int,
@@ -647,7 +714,11 @@ class Run(_Command, DoitRun):
         names = self.sel_tasks or []
         if NEW in names and _beside(tasks, NEW, names):
             raise InvalidCommand(f"{NEW} runs alone: first ./doit {NEW}, then the others")
-        reporter = Reporter(build, sys.stdout, as_json)
+        asked_for = [tasks[name] for name in names if name in tasks]  # among the names are options of tasks
+        for usage in filter(None, (_meta(task, "usage") for task in asked_for)):
+            raise InvalidCommand(usage)
+        prints = bool(asked_for) and all(_meta(task, "prints") for task in asked_for)
+        reporter = Reporter(build, sys.stdout, as_json, prints)
         build.request.progress = screen.progress
         # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
         # true, and a mistake that is taken back leaves nothing to do.
@@ -657,10 +728,10 @@ class Run(_Command, DoitRun):
         build.request.named = frozenset(names)
         build.request.always = always
         build.request.save_set = self._save_set
-        reads = asked and all(_marked(tasks[name], "reads") for name in asked)
+        reads = asked and all(_meta(tasks[name], "reads") for name in asked)
         build.state.read_only = bool(reads)
         held = None if reads else self.locked(" ".join(["doit", *names]), wait)
-        if held and any(_marked(tasks[name], "waits") for name in asked):
+        if held and any(_meta(tasks[name], "waits") for name in asked):
             num_process = 0
             build.request.pause = functools.partial(_pause, build, held)
         if build.request.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
@@ -733,13 +804,27 @@ class List(_Looking, DoitList):
     """doit's list, without a line for each host."""
 
     name = "list"
+    nothing: ClassVar = {"tasks": []}
+    cmd_options = (*DoitList.cmd_options, _json_option)
 
     def _execute(
         self, subtasks: bool, quiet: bool, status: bool, private: bool, list_deps: bool, template: Any, sort: str,
-        pos_args: list[str],
+        as_json: bool, pos_args: list[str],
     ) -> int:  # fmt: skip
+        self._listed: list[TaskDict] = []
         listing = functools.partial(super()._execute, subtasks, quiet, status, private, list_deps, template, sort)
-        return int(self._execute_looking(lambda: listing(pos_args)))
+        done = int(self._execute_looking(lambda: listing(pos_args)))
+        if as_json:
+            self.write_json(done, tasks=self._listed)
+        return done
+
+    def _print_task(self, template: str, task: Task, status: bool, list_deps: bool, tasks: dict[str, Task]) -> None:
+        if not self.as_json:
+            super()._print_task(template, task, status, list_deps, tasks)
+            return
+        now = self.dep_manager.get_status(task, tasks).status if status else None
+        inputs = sorted(task.file_dep) if list_deps else None
+        self._listed.append({**_named(task), "status": now, "inputs": inputs})
 
     def _list_all(self, include_subtasks: bool) -> list[Task]:
         found: list[Task] = super()._list_all(True)
@@ -750,10 +835,14 @@ class Info(_Looking, DoitInfo):
     """doit's info, with all recorded inputs of a task."""
 
     name = "info"
+    nothing: ClassVar = {"task": None}
+    cmd_options = (*DoitInfo.cmd_options, _json_option)
 
-    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+    def _execute(self, pos_args: list[str], hide_status: bool = False, as_json: bool = False) -> int:
         if len(pos_args) == 1:
             self._check(pos_args)
+            if as_json:
+                return int(self._execute_looking(lambda: self._as_json(pos_args[0], hide_status)))
         show = functools.partial(super()._execute, pos_args, hide_status)
         status = int(self._execute_looking(show))
         inputs = self.build.explain(pos_args[0])
@@ -762,8 +851,44 @@ class Info(_Looking, DoitInfo):
             self.outstream.writelines(f" - {path}\n" for path in inputs)
         return FAILED if status else 0
 
+    def _as_json(self, name: str, hide_status: bool) -> int:
+        tasks = {task.name: task for task in self.task_list}
+        found = None if hide_status else self.dep_manager.get_status(tasks[name], tasks, get_log=True)
+        status = FAILED if found and found.status != "up-to-date" else 0
+        self.write_json(status, task=_described(tasks[name], found, self.build.explain(name)))
+        return status
+
     def _check(self, names: list[str]) -> None:
         check_tasks_exist({task.name: task for task in self.task_list}, names)
+
+
+_REASONS = {
+    "changed": "changed_file_dep",
+    "added": "added_file_dep",
+    "removed": "removed_file_dep",
+    "missing": "missing_file_dep",
+    "missing_outputs": "missing_target",
+}
+
+
+def _named(task: Task) -> TaskDict:
+    """Given a task, return how JSON names it: by VERB:WHAT, the host or release on its own, and what it is for."""
+    return {"name": task.name, "what": task.name.partition(":")[2] or None, "doc": task.doc or ""}
+
+
+def _described(task: Task, status: Any, recorded: list[str]) -> TaskDict:
+    """Given a task, doit's finding on it (None: not asked for) and its recorded inputs, return all that is known."""
+    reasons = status.reasons if status else {}
+    return {
+        **_named(task),
+        "status": status.status if status else None,
+        "always": bool(reasons.get("has_no_dependencies") or reasons.get("uptodate_false")) if status else None,
+        "reasons": {ours: sorted(reasons.get(doits) or ()) for ours, doits in _REASONS.items()} if status else None,
+        "inputs": recorded or sorted(task.file_dep),
+        "outputs": list(task.targets),
+        "after": list(task.task_dep),
+        "options": [f"--{option['long']}" for option in task.params],
+    }
 
 
 class Forget(_Command, DoitForget):
@@ -784,13 +909,17 @@ class Clean(_Command, DoitClean):
     """doit's clean, under the lock."""
 
     name = "clean"
-    cmd_options = (*DoitClean.cmd_options, _wait_option)
+    nothing: ClassVar = {"results": []}
+    cmd_options = (*DoitClean.cmd_options, _wait_option, _json_option)
 
     def clean_tasks(self, tasks: Iterable[Task], dryrun: bool, cleanforget: bool) -> None:
         """Given tasks, remove what they made, with a line for each that made something."""
         for task in {task.name: task for task in tasks}.values():
             if task.clean_actions and any(Path(target).exists() for target in task.targets):
-                self.outstream.write(screen.line("CLEAN", task.name, "not done: --dry-run" if dryrun else "") + "\n")
+                self._cleaned.append({"task": task.name, "result": "not done" if dryrun else "done"})
+                if not self.as_json:
+                    remark = "not done: --dry-run" if dryrun else ""
+                    self.outstream.write(screen.line("CLEAN", task.name, remark) + "\n")
                 task.clean(io.StringIO(), dryrun)
             if cleanforget and not dryrun:
                 self.dep_manager.remove(task.name)
@@ -803,13 +932,17 @@ class Clean(_Command, DoitClean):
         cleanall: bool,
         cleanforget: bool,
         wait: str,
+        as_json: bool,
         pos_args: Any = None,
     ) -> None:
+        self._cleaned: list[TaskDict] = []
         held = self.locked("doit clean", wait)
         try:
             super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
         finally:
             held.release()
+        if as_json:
+            self.write_json(0, results=self._cleaned)
 
 
 class NotOffered(Command):
@@ -856,8 +989,8 @@ def _beside(tasks: dict[str, Task], name: str, words: Sequence[str]) -> list[str
     return [word for before, word in pairs if word in tasks and word != name and before not in takes]
 
 
-def _marked(task: Task, mark: str) -> bool:
-    return bool(task.meta and task.meta.get(mark))
+def _meta(task: Task, key: str) -> Any:
+    return (task.meta or {}).get(key)
 
 
 @contextlib.contextmanager

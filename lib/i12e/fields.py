@@ -21,6 +21,9 @@ from i12e.errors import did_you_mean
 RESERVED = frozenset({"example", "lab", "helm", "local", "default", "files", "butane", "cluster"})
 """Names that no environment and no host may have: they are names of ours (design.md; decisions/0004)."""
 
+DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
+"""How the ssh key of the example and of the docs ends, which nobody can log in with."""
+
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 FINAL = 10_000
@@ -51,6 +54,9 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.([a-z]+)\Z")
 _UNIT_KINDS = (
     *("service", "socket", "device", "mount", "automount", "swap"),
     *("target", "path", "timer", "slice", "scope"),
+)
+_URL = re.compile(
+    r"[hH][tT]{2}[pP][sS]?://(?:\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(?::\d{1,5})?(?:/[^\s?#]*)?\Z", re.ASCII
 )
 _SSH_TYPES = (
     *("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"),
@@ -191,6 +197,8 @@ def network(text: str) -> str:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise Wrong("is not an IP network", "like 192.0.2.0/24") from None
+    if "%" in text:  # an interface of the machine that reads this: ::%eth0/64
+        raise Wrong("is not an IP network", "like 2001:db8::/64")
     if "/" not in text:
         raise Wrong("has no length", f"like {found.network_address}/24" if found.version == 4 else "")
     if str(found.network_address) != str(ipaddress.ip_address(text.split("/")[0])):
@@ -568,6 +576,8 @@ def url(text: str) -> str:
         raise Wrong("holds a user or password, which every host would show", show=False)
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
         raise Wrong("is not an http or https URL", "like https://mirror.example.com")
-    if parts.query or parts.fragment or any(char.isspace() for char in text):
+    if "?" in text or "#" in text or any(char.isspace() for char in text):
         raise Wrong("is not a base URL: nothing may follow the path")
+    if not _URL.match(text):  # urlsplit takes what no program that downloads would: [::1]80
+        raise Wrong("is not an http or https URL", "like https://mirror.example.com")
     return text.rstrip("/")

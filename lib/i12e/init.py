@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from i12e import answers as replies
-from i12e import bench, files, keys, questions, screen, sealed, templates, yamlfile
+from i12e import files, keys, questions, screen, sealed, templates, workbench, yamlfile
 from i12e.answers import Answers
-from i12e.bench import RULES
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
 from i12e.fields import Wrong
@@ -29,6 +28,7 @@ from i12e.paths import CLUSTER_FILE, DEFAULT, EXAMPLE, Paths, host_names
 from i12e.questions import Question
 from i12e.screen import Terminal
 from i12e.secrets import demo_recipients
+from i12e.workbench import RULES
 
 _PATTERN = r"secrets/([^/]+/)?[^/]+\.yaml$"
 _COMMENT = "Yours: whoever holds one of these keys opens your secrets. ./doit secrets_rekey changes them."
@@ -195,7 +195,8 @@ def _plan(site: _Site, answers: Answers, pins: dict[str, str]) -> list[Problem]:
 
 
 def _text(site: _Site, name: str, values: Mapping[str, str]) -> str:
-    return templates.fill((site.paths.root / f"templates/init/{name}.yaml.j2").read_text(), values)
+    text = templates.fill((site.paths.root / f"templates/init/{name}.yaml.j2").read_text(), values)
+    return f"{site.paths.modeline('cluster' if name == 'cluster' else 'host')}\n{text}"
 
 
 def _scalar(text: str) -> str:
@@ -288,7 +289,7 @@ def _on_paper(terminal: Terminal) -> str:
 
 def _write(build: Build, site: _Site) -> None:
     """Make what is missing, each file whole or not at all; tell what was made and what was there."""
-    bench.tidy(site.paths)
+    workbench.tidy(site.paths)
     files.sweep(site.key_file.parent, site.key_file.name)
     _write_key(build, site)
     _write_rule(build, site)
@@ -296,7 +297,7 @@ def _write(build: Build, site: _Site) -> None:
     for path, text in site.planned.items():  # cluster.yaml is the last
         _create(build, path, text.encode(), 0o666)
     if not site.planned:
-        build.tell("KEEP", site.paths.cluster_file, "it was there", done=False)
+        build.tell("KEEP", site.paths.cluster_file, "it was there", result="kept")
 
 
 def _write_key(build: Build, site: _Site) -> None:
@@ -308,7 +309,7 @@ def _write_key(build: Build, site: _Site) -> None:
     if site.pair:  # another run was faster
         site.pair = None
         _find_key(site)
-    build.tell("KEEP", shown if site.key_file.exists() else "your key", site.own or "it was there", done=False)
+    build.tell("KEEP", shown if site.key_file.exists() else "your key", site.own or "it was there", result="kept")
     if site.key_file.exists() and site.key_file.stat().st_mode & 0o077:
         build.note(f"warning: others may read {shown} (chmod 600 {shown})")
 
@@ -318,12 +319,12 @@ def _write_rule(build: Build, site: _Site) -> None:
     wanted = list(dict.fromkeys(filter(None, [site.own, *site.others])))
     if rule is None:
         text = sealed.load_rules(root).with_rule(_PATTERN, wanted, _COMMENT)
-        bench.put(root / RULES, text.encode(), 0o666)
+        workbench.put(root / RULES, text.encode(), 0o666)
         build.tell("WRITE", RULES, f"a rule for {screen.count(len(wanted), 'key')}")
         if len(wanted) == 1:
             build.note("only one key opens your secrets: ./doit secrets_rekey --add age1... gives them a second one")
         return
-    build.tell("KEEP", RULES, f"{rule.place} is the rule for {site.secret}", done=False)
+    build.tell("KEEP", RULES, f"{rule.place} is the rule for {site.secret}", result="kept")
     for name in [name for name in wanted if name not in rule.recipients and rule.loc]:
         build.note(f"{name} is not in {rule.place}: whoever has access says ./doit secrets_rekey --add {name}")
 
@@ -332,17 +333,17 @@ def _write_tokens(build: Build, site: _Site) -> None:
     """Make random tokens and seal them; open the sealed file before it gets its name: so the key works."""
     paths, path = site.paths, site.secret
     if site.has(path):
-        build.tell("KEEP", path, "it was there", done=False)
+        build.tell("KEEP", path, "it was there", result="kept")
         return
     rules = sealed.load_rules(paths.root)
     rule = rules.of(path)
     if rule and demo_recipients(paths.root).intersection(rule.recipients):
         raise UserError(Problem(RULES, rule.line, None, "this rule names the demo key, which everybody has"))
     text = "".join(f"{name}: {random.token_hex(32)}\n" for name in _TOKENS)
-    with bench.bench(paths, rules.text) as folder:
-        files.replace(folder / path, bench.seal(folder, path, text))
+    with workbench.workbench(paths, rules.text) as folder:
+        files.replace(folder / path, workbench.seal(folder, path, text))
         try:
-            bench.opened(paths, path, folder / path)
+            workbench.opened(paths, path, folder / path)
         except UserError as error:
             raise UserError([*error.problems, _not_yours(site)]) from None
         _create(build, path, (folder / path).read_bytes(), 0o600, "two random tokens")
@@ -360,11 +361,11 @@ def _create(build: Build, path: str, content: bytes, mode: int, remark: str = ""
     if files.create(place, content, mode):
         build.tell("WRITE", path, remark)
     else:
-        build.tell("KEEP", path, "it was there", done=False)
+        build.tell("KEEP", path, "it was there", result="kept")
 
 
 def _close(build: Build, site: _Site) -> None:
-    if any(step.done and step.what != _shown(site.key_file) for step in build.told):
+    if any(step.result == "done" and step.what != _shown(site.key_file) for step in build.told):
         env = "" if site.paths.env == DEFAULT else f"I12E_ENV={site.paths.env} "
         folders = " ".join(sorted({site.paths.hosts, site.paths.secrets}))
         build.note(f"now {env}./doit renders it; then git add {RULES} {folders}, and commit")

@@ -16,6 +16,8 @@ from i12e.errors import Problem, UserError, did_you_mean
 CLUSTER_FILE = "cluster.yaml"
 DEFAULT = "default"
 EXAMPLE = "example"
+SCHEMAS = "docs/schema"
+"""The JSON Schemas of cluster and host files: cluster.json and host.json."""
 VALUES = ("templates/helm", "templates/local/helm")
 _VALUES_END = ".yaml.j2"
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -81,6 +83,10 @@ class Paths:
     def config(self, host: str) -> str:
         """Given a host's name, return where its Ignition config goes."""
         return f"{self.build}/hosts/{host}/config.ign"
+
+    def modeline(self, kind: str) -> str:
+        """Given `cluster` or `host`, return the first line of such a file: where an editor finds its JSON Schema."""
+        return f"# yaml-language-server: $schema={os.path.relpath(SCHEMAS, self.hosts)}/{kind}.json"
 
     def values(self, release: str) -> str:
         """Given a release's name, return where its Helm values go."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from i12e import bench, files, keys, programs, screen, sealed
-from i12e.bench import RULES
+from i12e import files, keys, programs, screen, sealed, workbench
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
 from i12e.fields import Wrong
 from i12e.paths import DEFAULT, Paths
 from i12e.secrets import NO_KEY, demo_recipients, sops_environ
+from i12e.workbench import RULES
 from i12e.yamlfile import Document
 
 
@@ -36,13 +36,13 @@ def rekey(build: Build, add: str, retire: str, environ: Mapping[str, str] = os.e
     nothing, if a file cannot be opened now or could not be opened then.
     """
     adds, retires = _recipients(build.paths.root, add, retire)
-    bench.tidy(build.paths)
+    workbench.tidy(build.paths)
     root, names = build.paths.root, _scope(build.paths, environ)
     if not names:
         raise UserError(Problem(f"{sealed.FOLDER}/", None, None, "no secret file of yours", "./doit init makes one"))
     before = sealed.load_rules(root)
     plan = _Plan(_new_rules(before, names, adds, retires, sealed.names(root)))
-    with bench.bench(build.paths, plan.rules.text) as folder:
+    with workbench.workbench(build.paths, plan.rules.text) as folder:
         _gather(build, folder, plan, names, retires)
         _apply(build, plan, names, before)
         _verify(build, plan, names)
@@ -149,19 +149,19 @@ def _refuse(root: Path, name: str, document: Document, rules: sealed.Rules) -> N
 
 
 def _seal_anew(paths: Paths, folder: Path, name: str, rotate: bool) -> None:
-    """Put a copy of a file into the bench, sealed to its rule's recipients; raise UserError if it does not open."""
+    """Put a copy of a file into the workbench, sealed to its rule's recipients; raise UserError if it does not open."""
     root, copy = paths.root, folder / name
-    before = bench.opened(paths, name, root / name)
+    before = workbench.opened(paths, name, root / name)
     files.replace(copy, (root / name).read_bytes())
     steps = [["updatekeys", "--yes"], *([["rotate", "--in-place"]] if rotate else [])]
     for step in steps:
-        done = programs.run(bench.sops(), *bench.flags(folder), *step, str(copy), environ=sops_environ(paths))
+        done = programs.run(workbench.sops(), *workbench.flags(folder), *step, str(copy), environ=sops_environ(paths))
         if done.status == NO_KEY:
             raise UserError(_no_access(name))
         if done.status:
-            raise UserError(Problem(name, None, None, f"sops {step[0]} failed: {bench.last_line(done)}"))
+            raise UserError(Problem(name, None, None, f"sops {step[0]} failed: {workbench.last_line(done)}"))
     try:
-        after = bench.opened(paths, name, copy)
+        after = workbench.opened(paths, name, copy)
     except UserError:
         raise UserError(_no_access(name)) from None
     if after != before:
@@ -179,11 +179,11 @@ def _apply(build: Build, plan: _Plan, names: Sequence[str], before: sealed.Rules
     """Put the rules and the files in their places, each at once: first the rules, by which a next run goes on."""
     root = build.paths.root
     if plan.rules.text != before.text:
-        bench.put(root / RULES, plan.rules.text.encode())
+        workbench.put(root / RULES, plan.rules.text.encode())
         build.tell("RULES", RULES)
     for name in names:
         if name in plan.content:
-            bench.put(root / name, plan.content[name])
+            workbench.put(root / name, plan.content[name])
             build.tell("SEAL", name, plan.remarks[name])
 
 
@@ -196,7 +196,7 @@ def _verify(build: Build, plan: _Plan, names: Sequence[str]) -> None:
         if sorted(now) != sorted(wanted):
             problems.append(Problem(name, None, None, f"is sealed to {', '.join(now)}, not to {', '.join(wanted)}"))
         try:
-            bench.opened(build.paths, name, path)
+            workbench.opened(build.paths, name, path)
         except UserError as error:
             problems += error.problems
     if problems:

@@ -273,6 +273,29 @@ def digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
+def digest_in(config: Mapping[str, Any]) -> str:
+    """Given a config as `render` gives it, return the digest in its host.json."""
+    file = next(file for file in config["storage"]["files"] if file["path"] == HOST_JSON)
+    identity = json.loads(_content(file["contents"]["source"], file["contents"].get("compression") or ""))
+    return str(identity["digest"])
+
+
+def readable(value: Any) -> Any:
+    """Given an Ignition config or a part of one, return it for a person: contents that are text as `text`."""
+    if isinstance(value, list):
+        return [readable(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    source = str(value.get("source") or "")
+    if source.startswith("data:"):
+        try:
+            text = _content(source, str(value.get("compression") or "")).decode()
+        except UnicodeDecodeError:
+            return dict(value)
+        return {"text": text} | {key: item for key, item in value.items() if key not in ("source", "compression")}
+    return {key: readable(item) for key, item in value.items()}
+
+
 def _decoded(value: Any) -> Any:
     if isinstance(value, Mapping):
         source = value.get("source")

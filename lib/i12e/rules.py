@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i12e.fields import FINAL, PACKAGED, Fault, Loc, is_address, version_of
+from i12e.fields import DEMO_KEY_COMMENT, FINAL, PACKAGED, Fault, Loc, is_address, version_of
 from i12e.settings import Cluster, Host, Release, shown
 from i12e.yamlfile import Octal
 
@@ -144,9 +144,6 @@ _CRITICAL = (
     *("disable-network-policy", "egress-selector-mode", "embedded-registry"),
     *("flannel-external-ip", "flannel-ipv6-masq"),
 )
-
-
-DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from i12e import programs, yamlfile
-from i12e.bench import RULES
 from i12e.errors import Problem, UserError
 from i12e.fields import dotted
 from i12e.paths import EXAMPLE
 from i12e.secrets import demo_recipients
+from i12e.workbench import RULES
 from i12e.yamlfile import Document, Loc
 
 FOLDER = "secrets"

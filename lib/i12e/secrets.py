@@ -222,38 +222,57 @@ class Vault:
         return found
 
 
-class Disguised(Vault):
-    """A vault with other values in the same places: a text that it changes was made of them.
-
-    Each letter and digit is another one of its kind, so that a template that takes a value apart goes on working.
-    """
+class _Other(Vault):
+    """A vault with other values in the same places."""
 
     def __init__(self, vault: Vault, paths: Paths, files: Files) -> None:
         super().__init__(paths, files)
         self._vault = vault
 
     def group(self, name: str) -> Group:
-        """Given a file's name without its ending, return its secrets disguised; raise UserError as the vault does."""
-        found: Group = _disguised(self._vault.group(name))
+        """Given a file's name without its ending, return its secrets changed; raise UserError as the vault does."""
+        found: Group = self._changed(name, self._vault.group(name))
         return found
+
+    def change(self, place: str, value: str) -> str:
+        """Given a secret's place (`cluster.server_token`) and its value, return what stands in for it."""
+        raise NotImplementedError
+
+    def _changed(self, place: str, value: Any) -> Any:
+        if isinstance(value, Group):
+            return Group(value.place, {key: self._changed(f"{place}.{key}", item) for key, item in value.items()})
+        if isinstance(value, list):
+            return [self._changed(f"{place}.{index}", item) for index, item in enumerate(value)]
+        return None if value is None else Secret(self.change(place, value.reveal()))
+
+
+class Disguised(_Other):
+    """A vault with other values in the same places: a text that it changes was made of them.
+
+    Each letter and digit is another one of its kind, so that a template that takes a value apart goes on working.
+    """
+
+    def change(self, place: str, value: str) -> str:
+        """Given a secret's place and its value, return another value of its kind."""
+        rotated = value.translate(_ROTATED)
+        return rotated if rotated != value else f"{value}x"
+
+
+class Masked(_Other):
+    """A vault with the name of each secret in place of its value, for texts that a person looks at.
+
+    The name is plain text in YAML, so that a config which is rendered with it is one all the same.
+    """
+
+    def change(self, place: str, value: str) -> str:
+        """Given a secret's place and its value, return its name."""
+        return f"<secret {place}>"
 
 
 _ROTATED = str.maketrans(
     string.ascii_letters + string.digits,
     "".join(kind[1:] + kind[0] for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits)),
 )
-
-
-def _disguised(value: Any) -> Any:
-    if isinstance(value, Group):
-        return Group(value.place, {key: _disguised(item) for key, item in value.items()})
-    if isinstance(value, list):
-        return [_disguised(item) for item in value]
-    if value is None:
-        return None
-    text = value.reveal()
-    rotated = text.translate(_ROTATED)
-    return Secret(rotated if rotated != text else f"{text}x")
 
 
 def _wrap(place: str, value: Any) -> Any:

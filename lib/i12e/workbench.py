@@ -22,13 +22,13 @@ _QUIET = "--disable-version-check"  # which would ask the network
 
 
 @contextmanager
-def bench(paths: Paths, rules: str) -> Iterator[Path]:
+def workbench(paths: Paths, rules: str) -> Iterator[Path]:
     """Given an environment and the text of its .sops.yaml, give a private folder with that text until the block ends.
 
     Copies have the paths in it that the files have in the checkout, so that sops finds their rules.
     """
     tidy(paths)
-    folder = paths.root / paths.build / f"bench-{os.getpid()}"
+    folder = paths.root / paths.build / f"workbench-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     files.replace(folder / RULES, rules.encode())
     try:
@@ -38,8 +38,8 @@ def bench(paths: Paths, rules: str) -> Iterator[Path]:
 
 
 def tidy(paths: Paths) -> None:
-    """Given an environment, remove what killed runs left: their benches, and what was to become a file."""
-    for old in (paths.root / paths.build).glob("bench-*"):
+    """Given an environment, remove what killed runs left: their workbenches, and what was to become a file."""
+    for old in (paths.root / paths.build).glob("workbench-*"):
         if not files.lives(old.name.rpartition("-")[2]):
             shutil.rmtree(old, ignore_errors=True)
     files.sweep(paths.root, RULES)
@@ -49,7 +49,7 @@ def tidy(paths: Paths) -> None:
 
 
 def flags(folder: Path) -> tuple[str, ...]:
-    """Given a bench, return the flags with which sops works there."""
+    """Given a workbench, return the flags with which sops works there."""
     return (_QUIET, "--config", str(folder / RULES))
 
 
@@ -62,7 +62,7 @@ def sops() -> str:
 
 
 def seal(folder: Path, path: str, text: str) -> bytes:
-    """Given a bench, a path in it and a YAML text, return the text sealed by the path's rule.
+    """Given a workbench, a path in it and a YAML text, return the text sealed by the path's rule.
 
     The text goes through a pipe. Raise UserError if sops cannot do that.
     """
