@@ -16,14 +16,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft7Validator
 
 from conftest import ROOT, Project, copy_of_example
-from i12e import init, keys, lock, programs, questions, sealed
+from i12e import init, keys, lock, programs, questions, schema, sealed
 from i12e.build import Build
 from i12e.errors import UsageError, UserError
 from i12e.files import Files
 from i12e.paths import DEFAULT, Paths
 from i12e.secrets import Vault, demo_recipients, demo_values, fingerprint, flat
+from i12e.yamlfile import load
 from people import Person, person, rules, seal
 from terminal import Typed
 
@@ -177,6 +179,19 @@ def test_what_is_written_is_commented_and_says_what_was_asked(checkout: Project)
         assert re.search(rf"(?m)^ *{re.escape(line)}$", text), line
     assert text.count("#") >= 20
     assert "addresses: [10.0.0.12]" in (checkout.root / "hosts/server-2.yaml").read_text()
+
+
+@pytest.mark.parametrize("env", [DEFAULT, "prod"])
+def test_an_editor_finds_the_schema_of_each_file_and_nothing_wrong_in_it(checkout: Project, env: str) -> None:
+    make(checkout, env, **GIVEN)
+    paths = Paths(checkout.root, env)
+    files = sorted((checkout.root / paths.hosts).glob("*.yaml"))
+    assert len(files) == 5
+    for file in files:
+        kind = "cluster" if file.stem == "cluster" else "host"
+        assert file.read_text().startswith(paths.modeline(kind) + "\n")
+        found = Draft7Validator(schema.schema(kind)).iter_errors(load(file.read_bytes(), str(file)).data)
+        assert [error.message for error in found] == []
 
 
 def test_defaults_are_there_for_all_but_the_servers_and_a_key_that_is_nowhere(checkout: Project) -> None:
