@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import Job, Prepare, Spent, in_turns, nothing
-from i12e.build import Build
+from i12e import model
+from i12e.errors import UserError
+from i12e.files import Files
 from i12e.paths import EXAMPLE, Paths
+from i12e.render import Renderer
+from i12e.secrets import Vault
 
+SERVERS = 3
 ROOT = Path(__file__).resolve().parent.parent
 COLD, NO_OP, ONE_HOST = "cold", "nothing to do", "one host edited"
 TEMPLATE, CLUSTER = "a shared template edited", "cluster.yaml edited"
@@ -60,10 +65,17 @@ class Fleet:
         return Pair(*in_turns(rounds * _TIMES.get(case, 1), self.job(ours), self._bare_job(bare)))
 
     def texts(self, role: str, count: int) -> dict[str, str]:
-        """Given a role and a number, return the Butane texts of the first hosts of that role; it was built before."""
-        build = Build(Paths(self.place, EXAMPLE))
-        names = [host.name for host in build.checked_hosts() if host.role == role]
-        return {name: build.show(name, ignition=False, reveal=True) for name in names[:count]}
+        """Given a role and a number, return the Butane texts of the first hosts of that role."""
+        paths = Paths(self.place, EXAMPLE)
+        files = Files(paths.root)
+        names = [f"server-{number}" for number in range(1, SERVERS + 1)]
+        wanted = [f"{role}-{number}" for number in range(1, count + 1)]
+        found = model.load_fleet(paths.hosts, paths.env, [*names, *wanted], files.read)
+        hosts, cluster = found.hosts, found.cluster
+        if cluster is None or found.problems:
+            raise UserError(found.problems)
+        renderer = Renderer(paths, files, Vault(paths, files), lambda: model.servers(hosts), lambda: cluster)
+        return {name: renderer.text(hosts[name]) for name in wanted if name in hosts}
 
     def settle(self) -> None:
         """Do what the last edit left to do, twice: stamps of outputs prove something only after a moment."""
@@ -124,7 +136,7 @@ def make(place: Path, hosts: int) -> None:
         cluster.replace("192.0.2.0/24", "10.0.0.0/12").replace("192.0.2.10", "10.1.0.1")
     )
     for number in range(hosts):
-        role, index = ("server", number + 1) if number < 3 else ("agent", number - 2)
+        role, index = ("server", number + 1) if number < SERVERS else ("agent", number - SERVERS + 1)
         address = f"10.2.{number // 250}.{number % 250 + 2}"
         text = f"role: {role}\naddresses: [{address}]\nlabels:\n  disk: ssd\n  rack: r{number % 40}\n"
         (folder / f"{role}-{index}.yaml").write_text(text)

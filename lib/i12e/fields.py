@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import ipaddress
 import posixpath
 import re
@@ -23,6 +24,9 @@ RESERVED = frozenset({"example", "lab", "helm", "local", "default", "files", "bu
 
 DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
 """How the ssh key of the example and of the docs ends, which nobody can log in with."""
+
+# For what all hosts of a cluster have alike, and what would be checked again for each of them.
+_same_for_all_hosts = functools.lru_cache(maxsize=256)
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -237,6 +241,7 @@ def k3s_version(text: str) -> str:
     raise Wrong("is not the full name of a k3s release", remedy)
 
 
+@_same_for_all_hosts
 def version_of(release: str) -> tuple[int, int, int, int, int]:
     """Given the name of a k3s release, return major, minor, patch, release candidate (FINAL: none) and build."""
     found = _K3S.match(release)
@@ -327,6 +332,7 @@ def taint(text: str) -> str:
     return text
 
 
+@_same_for_all_hosts
 def ssh_key(text: str) -> str:
     """Return an ssh public key, as one line of authorized_keys."""
     if "PRIVATE KEY" in text:
@@ -453,6 +459,7 @@ def path(text: str) -> str:
     return text
 
 
+@_same_for_all_hosts
 def keep(text: str) -> str:
     """Return a path that a reset may keep."""
     path(text)

@@ -7,6 +7,7 @@ release notes and issues where a line names one.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ from i12e.settings import Cluster, Host, Release, shown
 from i12e.yamlfile import Octal
 
 _Net = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 VERSION: Loc = ("k3s", "version")
 CONFIG: Loc = ("k3s", "config")
@@ -249,8 +251,15 @@ def _sans(settings: Cluster | Host) -> Iterator[Fault]:
             yield Fault(("api", "sans", place), rule, "name each", f'"{name}"', needs=(VERSION,))
 
 
+# All hosts of a cluster have the same networks, and an address is looked for in several.
+@functools.lru_cache(maxsize=256)
 def _net(text: str) -> _Net:
     return ipaddress.ip_network(text)
+
+
+@functools.lru_cache(maxsize=16)
+def _address(text: str) -> _Address:
+    return ipaddress.ip_address(text)
 
 
 def _family(text: str) -> str:
@@ -324,7 +333,7 @@ def _overlaps(loc: Loc, mine: tuple[str, ...], other_loc: Loc, others: tuple[str
 
 
 def _within(address: str, networks: Iterable[str]) -> bool:
-    return any(_family(address) == _family(net) and ipaddress.ip_address(address) in _net(net) for net in networks)
+    return any(_family(address) == _family(net) and _address(address) in _net(net) for net in networks)
 
 
 def _placed(address: str, loc: Loc, settings: Cluster | Host) -> Iterator[Fault]:
