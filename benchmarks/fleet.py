@@ -16,7 +16,7 @@ from benchmarks.measure import Job, Prepare, Spent, in_turns, nothing
 from i12e import model
 from i12e.errors import UserError
 from i12e.files import Files
-from i12e.paths import EXAMPLE, Paths
+from i12e.paths import EXAMPLE, Paths, host_names
 from i12e.render import Renderer
 from i12e.secrets import Vault
 
@@ -68,14 +68,15 @@ class Fleet:
         """Given a role and a number, return the Butane texts of the first hosts of that role."""
         paths = Paths(self.place, EXAMPLE)
         files = Files(paths.root)
-        names = [f"server-{number}" for number in range(1, SERVERS + 1)]
-        wanted = [f"{role}-{number}" for number in range(1, count + 1)]
-        found = model.load_fleet(paths.hosts, paths.env, [*names, *wanted], files.read)
+        names = host_names(paths)
+        servers = [name for name in names if name.startswith("server")]
+        wanted = [name for name in names if name.startswith(role)][:count]
+        found = model.load_fleet(paths.hosts, paths.env, list(dict.fromkeys([*servers, *wanted])), files.read)
         hosts, cluster = found.hosts, found.cluster
         if cluster is None or found.problems:
             raise UserError(found.problems)
         renderer = Renderer(paths, files, Vault(paths, files), lambda: model.servers(hosts), lambda: cluster)
-        return {name: renderer.text(hosts[name]) for name in wanted if name in hosts}
+        return {name: renderer.text(hosts[name]) for name in wanted}
 
     def settle(self) -> None:
         """Do what the last edit left to do, twice: stamps of outputs prove something only after a moment."""
