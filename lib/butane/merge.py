@@ -11,13 +11,13 @@ Source: config/merge of Ignition 2.26.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from butane.printing import ordered
 from butane.report import Path
-from butane.schema import HEADER, LATEST, Shape, Slot, ignition_shape
+from butane.schema import HEADER, Shape, Slot, ignition_shape
+from butane.versions import minor_of, semver
 
 Pair = tuple[int | None, int | None]
 """Where an entry of a merged list comes from: its index in the parent's list and in the child's."""
@@ -38,14 +38,9 @@ def merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     return ordered(merged, shape)
 
 
-def minor_of(version: str) -> int:
-    """Given a version of Ignition, return its minor number; where it is none of version 3, the latest one."""
-    numbers = _numbers(version)
-    return min(numbers[1], LATEST) if len(numbers) == 3 and numbers[0] == 3 else LATEST
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)]
+def _numbers(version: str) -> tuple[int, ...]:
+    found = semver(version)
+    return () if found is None else found.numbers
 
 
 def merged_structs(parent: dict[str, Any], child: dict[str, Any], shape: Shape) -> dict[str, Any]:

@@ -47,9 +47,8 @@ from butane.source import source_faults
 from butane.trees import Trees
 from butane.unused import unused_keys
 from butane.validate import duplicates, filtered, ignition_faults
+from butane.versions import semver
 
-_IDENTIFIER = r"(?:[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
-_SEMVER = re.compile(rf"(\d+\.\d+\.\d+)(?:-({_IDENTIFIER}))?(?:\+({_IDENTIFIER}))?", re.ASCII)
 _LINES = re.compile(r"\r?\n")
 
 
@@ -388,14 +387,12 @@ def _dialect(variant: str, version: str) -> Dialect | Fault:
     """Return what a config says it is written in, or what is wrong with that."""
     if not variant:
         return Fault(("variant",), "error parsing variant; must be specified")
-    match = _SEMVER.fullmatch(version)
-    if match is None:
+    parsed = semver(version)
+    if parsed is None:
         return Fault(("version",), "error parsing version; must be a valid semver")
-    numbers = ".".join(str(int(part)) for part in match[1].split("."))
-    exact = numbers + (f"-{match[2]}" if match[2] else "") + (f"+{match[3]}" if match[3] else "")
-    known = DIALECTS.get((variant, exact))
+    known = DIALECTS.get((variant, str(parsed)))
     if known is not None:
         return known
-    if (variant, exact) == ("rhcos", "0.1.0"):
+    if (variant, str(parsed)) == ("rhcos", "0.1.0"):
         return Fault(("variant",), _RHCOS)
-    return Fault(("version",), f"No translator exists for variant {variant} with version {exact}")
+    return Fault(("version",), f"No translator exists for variant {variant} with version {parsed}")

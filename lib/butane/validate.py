@@ -13,7 +13,7 @@ from typing import Any
 
 from butane.gojson import BadJson, parse_json
 from butane.localfiles import clean
-from butane.merge import key_of, minor_of
+from butane.merge import key_of
 from butane.report import Entry, Fault, Path, dotted
 from butane.schema import (
     CA_REFERENCE,
@@ -49,6 +49,7 @@ from butane.schema import (
 )
 from butane.units import BadUnit, option_sections
 from butane.urls import header_fault, proxy_fault, tang_fault, url_fault
+from butane.versions import Semver, minor_of, semver
 
 Values = dict[str, Any]
 UNKNOWN_VERSION = "unsupported config version"
@@ -69,7 +70,6 @@ _UNIT_TYPES = (
     ".scope",
 )
 _INSTANCE = re.compile(r"([^\n]+?)@([^\n]+?)\.service")
-_SEMVER = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
 _DIGEST_LENGTHS = {"sha512": 128, "sha256": 64}
 _SPECIAL_BITS = "setuid/setgid/sticky bits are not supported or functional in spec versions older than 3.6.0"
 _LABEL_LENGTHS = {"ext4": 16, "btrfs": 256, "xfs": 12, "swap": 15, "vfat": 11}
@@ -176,11 +176,10 @@ def version_fault(config: Values, minor: int) -> str | None:
 
 
 def _version_fault(ignition: Values, minor: int) -> str | None:
-    match = _SEMVER.fullmatch(ignition.get("version") or "")
-    if match is None:
+    version = semver(ignition.get("version") or "")
+    if version is None:
         return "invalid config version (couldn't parse)"
-    known = [int(match[i]) for i in (1, 2, 3)] == [3, minor, 0] and not match[4] and not match[5]
-    return None if known else UNKNOWN_VERSION
+    return None if version == Semver((3, minor, 0)) else UNKNOWN_VERSION
 
 
 def _ignition(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
