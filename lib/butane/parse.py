@@ -40,6 +40,8 @@ PLAIN = "?"
 TEXT = "tag:yaml.org,2002:str"
 _QUOTED = re.compile(r"""\s*\b[bu]?(['"])(?!<)..+?\1|\s*(['"])(?!<)..+?\2""")
 _STAR = re.compile(r"\*[\w-]")
+# Ends of lines, as YAML has them, and what else an alias may stand behind
+_BEFORE_VALUE = "\r\n\x85\u2028\u2029[{,:?-"
 
 
 class AliasNode(Node):
@@ -113,7 +115,7 @@ def _may_have_aliases(text: str) -> bool:
         at = match.start() - 1
         while at >= 0 and text[at] in " \t":
             at -= 1
-        if at < 0 or text[at] in "\r\n[{,:?-":
+        if at < 0 or text[at] in _BEFORE_VALUE:
             return True
     return False
 
