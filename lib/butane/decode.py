@@ -42,6 +42,8 @@ _INTEGER = re.compile(
 )
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[tT ][0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(?:\.[0-9]+)?.*)?")
+# A key that stands in a mapping time and again is told beside this many of those before it, not beside all
+_TWINS_TOLD = 10
 _LINE_BREAKS = str.maketrans("", "", "\r\n")
 _MAX_INT = 2**63
 # yaml.v3's guard against aliases that unfold to more than anybody wrote: it counts the nodes that it decodes, and
@@ -167,10 +169,11 @@ class Decoder:
         seen: dict[tuple[type[Node], str], list[int]] = {}
         found = False
         for (key, _), name in zip(node.value, keys(node), strict=True):
-            for line in seen.get((type(key), name), ()):
+            before = seen.setdefault((type(key), name), [])
+            for line in before[:_TWINS_TOLD]:
                 found = True
                 self._error((chain, name), key, f'mapping key "{name}" already defined at line {line}')
-            seen.setdefault((type(key), name), []).append(key.start_mark.line + 1)
+            before.append(key.start_mark.line + 1)
         return found
 
     def _field(self, node: Node, slot: Slot, chain: Chain, values: dict[str, Any]) -> None:

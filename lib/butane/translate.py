@@ -351,21 +351,22 @@ def partition_warnings(config: dict[str, Any], dialect: Dialect) -> Iterator[Fau
     """Given an Ignition config for Fedora CoreOS, yield what Butane warns of in its partitions."""
     for i, disk in enumerate(config.get("storage", {}).get("disks", ())):
         partitions = disk.get("partitions", ())
+        unplaced = sum(not partition.get("startMiB") for partition in partitions)
         for j, partition in enumerate(partitions):
             path: Path = ("storage", "disks", i, "partitions", j)
             label = partition.get("label")
             if label == "root" and dialect.fcos >= _FIRST_FCOS_WITH_BOOT_DEVICE:
-                yield from _root_warnings(partition, [p for p in partitions if p is not partition], path)
+                yield from _root_warnings(partition, unplaced - (not partition.get("startMiB")), path)
             number = _RESERVED_LABELS.get(label)
             if number and number != partition.get("number", 0) and not disk.get("wipeTable"):
                 message = "incorrect partition number; a new partition will be created using reserved label"
                 yield Fault((*path, "label"), message, "warning")
 
 
-def _root_warnings(root: dict[str, Any], others: list[dict[str, Any]], path: Path) -> Iterator[Fault]:
+def _root_warnings(root: dict[str, Any], others_unplaced: int, path: Path) -> Iterator[Fault]:
     size = root.get("sizeMiB")
     if not size:
-        if any(not other.get("startMiB") for other in others):
+        if others_unplaced:
             message = (
                 "root partition cannot expand; it is set to fill available space but is followed by an "
                 "auto-positioned partition"
