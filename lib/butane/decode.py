@@ -42,11 +42,14 @@ _INTEGER = re.compile(
 )
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[tT ][0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(?:\.[0-9]+)?.*)?")
+# A key that stands in a mapping time and again is told beside this many of those before it, not beside all
+_TWINS_TOLD = 10
 _LINE_BREAKS = str.maketrans("", "", "\r\n")
 _MAX_INT = 2**63
-# yaml.v3's guard against aliases that unfold to more than anybody wrote
-_MANY_ALIASES, _MANY_VALUES, _ALIAS_RATIO = 100, 1000, 0.99
-_VALUES_LOW, _VALUES_HIGH, _RATIO_SPAN = 400_000, 4_000_000, 0.89
+# yaml.v3's guard against aliases that unfold to more than anybody wrote: it counts the nodes that it decodes, and
+# how many of them are behind an alias
+_MANY_ALIASED, _MANY_DECODED, _ALIASED_RATIO = 100, 1000, 0.99
+_DECODED_LOW, _DECODED_HIGH, _RATIO_SPAN = 400_000, 4_000_000, 0.89
 
 
 class Unreadable(Exception):
@@ -73,7 +76,8 @@ class Decoder:
         self.odd = False
         self._go_package = go_package
         self._aliases: set[int] = set()
-        self._values = self._aliased = self._depth = 0
+        self._decoded = 1  # the document, which is a node there
+        self._aliased = 0
 
     def config(self, root: Node | None, shape: Shape) -> dict[str, Any]:
         """Given a root node and the shape it should have, return its values by Butane name.
@@ -102,6 +106,7 @@ class Decoder:
         self, node: Node, shape: Shape, chain: Chain, values: dict[str, Any], merged: set[str] | None
     ) -> dict[str, Any] | None:
         """Fill values from a mapping; return them, or None where the node is null or no mapping."""
+        self._count(node)
         if isinstance(node, AliasNode):
             self.odd = True
             with _Unfolded(self, node) as target:
@@ -129,10 +134,11 @@ class Decoder:
     def _pairs(self, node: MappingNode, chain: Chain, merged: set[str] | None) -> Iterator[tuple[str | None, Node]]:
         """Yield names and values of a mapping, None as the name of a merge; leave out what is merged already."""
         for key, value in node.value:
-            name = self._name(key, chain)
-            if name == "<<" and key.tag == PLAIN:
+            if key.value == "<<" and key.tag == PLAIN and isinstance(key, ScalarNode):
                 yield None, value
-            elif name is None:
+                continue
+            name = self._name(key, chain)
+            if name is None:
                 self.odd = True
             elif merged is None:
                 yield name, value
@@ -141,6 +147,7 @@ class Decoder:
                 yield name, value
 
     def _name(self, key: Node, chain: Chain) -> str | None:
+        self._count(key)
         if isinstance(key, ScalarNode) and key.tag in (PLAIN, TEXT):
             name: str = key.value
             return None if key.tag == PLAIN and name in _NULL else name
@@ -162,14 +169,14 @@ class Decoder:
         seen: dict[tuple[type[Node], str], list[int]] = {}
         found = False
         for (key, _), name in zip(node.value, keys(node), strict=True):
-            for line in seen.get((type(key), name), ()):
+            before = seen.setdefault((type(key), name), [])
+            for line in before[:_TWINS_TOLD]:
                 found = True
                 self._error((chain, name), key, f'mapping key "{name}" already defined at line {line}')
-            seen.setdefault((type(key), name), []).append(key.start_mark.line + 1)
+            before.append(key.start_mark.line + 1)
         return found
 
     def _field(self, node: Node, slot: Slot, chain: Chain, values: dict[str, Any]) -> None:
-        self._values += 1
         found: Any
         if slot.many:
             found = self._many(node, slot, chain)
@@ -181,6 +188,7 @@ class Decoder:
             values[slot.name] = found
 
     def _many(self, node: Node, slot: Slot, chain: Chain) -> list[Any] | None:
+        self._count(node)
         if isinstance(node, AliasNode):
             self.odd = True
             with _Unfolded(self, node) as target:
@@ -191,7 +199,6 @@ class Decoder:
             return None
         result: list[Any] = []
         for i, item in enumerate(node.value):
-            self._values += 1
             here = (chain, i)
             if slot.shape is not None:
                 value: Any = self._struct(item, slot.shape, here, {}, None)
@@ -205,6 +212,7 @@ class Decoder:
         return result
 
     def _one(self, node: Node, slot: Slot, chain: Chain) -> Any:
+        self._count(node)
         if isinstance(node, AliasNode):
             with _Unfolded(self, node) as target:
                 return self._one(target, slot, chain)
@@ -235,7 +243,10 @@ class Decoder:
         above: set[str] | None,
     ) -> None:
         """Fill in what `<<` brings: whatever stands in the mapping itself, or came before, wins."""
-        merged = set(keys(parent)) if above is None else above
+        merged = above
+        if merged is None:
+            self._count(parent, len(parent.value))  # Butane reads the keys once more
+            merged = set(keys(parent))
         many = isinstance(merge, SequenceNode)
         for node in merge.value if many else [merge]:
             target = node.target if isinstance(node, AliasNode) else node
@@ -243,23 +254,27 @@ class Decoder:
                 raise Unreadable(node, "map merge requires map or sequence of maps as the value")
             self._struct(node, shape, chain, values, merged)
 
+    def _count(self, node: Node, nodes: int = 1) -> None:
+        """Count what is decoded; raise Unreadable where too much of it is behind aliases."""
+        self._decoded += nodes
+        if not self._aliases:
+            return
+        self._aliased += nodes
+        span = (self._decoded - _DECODED_LOW) / (_DECODED_HIGH - _DECODED_LOW)
+        allowed = _ALIASED_RATIO - _RATIO_SPAN * min(1.0, max(0.0, span))
+        many = self._aliased > _MANY_ALIASED and self._decoded > _MANY_DECODED
+        if many and self._aliased / self._decoded > allowed:
+            raise Unreadable(node, "document contains excessive aliasing")
+
     def enter(self, node: AliasNode) -> None:
-        """Begin to unfold an alias; raise Unreadable where it holds itself or too much unfolds."""
+        """Begin to unfold an alias; raise Unreadable where it holds itself."""
         if id(node) in self._aliases:
             raise Unreadable(node, "anchor value contains itself")
         self._aliases.add(id(node))
-        self._depth += 1
-        self._aliased += 1
-        values = self._values + self._aliased
-        span = (values - _VALUES_LOW) / (_VALUES_HIGH - _VALUES_LOW)
-        allowed = _ALIAS_RATIO - _RATIO_SPAN * min(1.0, max(0.0, span))
-        if self._aliased > _MANY_ALIASES and values > _MANY_VALUES and self._aliased / values > allowed:
-            raise Unreadable(node, "document contains excessive aliasing")
 
     def leave(self, node: AliasNode) -> None:
         """End the unfolding of an alias."""
         self._aliases.discard(id(node))
-        self._depth -= 1
 
 
 class _Unfolded:

@@ -11,13 +11,13 @@ Source: config/merge of Ignition 2.26.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from butane.printing import ordered
 from butane.report import Path
-from butane.schema import HEADER, LATEST, Shape, Slot, ignition_shape
+from butane.schema import HEADER, Shape, Slot, ignition_shape
+from butane.versions import minor_of, semver
 
 Pair = tuple[int | None, int | None]
 """Where an entry of a merged list comes from: its index in the parent's list and in the child's."""
@@ -38,14 +38,9 @@ def merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     return ordered(merged, shape)
 
 
-def minor_of(version: str) -> int:
-    """Given a version of Ignition, return its minor number; where it is none of version 3, the latest one."""
-    numbers = _numbers(version)
-    return min(numbers[1], LATEST) if len(numbers) == 3 and numbers[0] == 3 else LATEST
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)]
+def _numbers(version: str) -> tuple[int, ...]:
+    found = semver(version)
+    return () if found is None else found.numbers
 
 
 def merged_structs(parent: dict[str, Any], child: dict[str, Any], shape: Shape) -> dict[str, Any]:
@@ -126,33 +121,48 @@ def value_at(config: Any, path: Path) -> Any:
     return config
 
 
-def sources(parent: Any, child: Any, shape: Shape, path: Path) -> tuple[Path | None, Path | None]:
-    """Given two configs and a path of their merge, return the paths of what it was made of, in parent and child."""
-    above: Path | None = ()
-    below: Path | None = ()
-    slot: Slot | None = None
-    holder = child
-    for part in path:
-        if isinstance(part, int):
-            if slot is None:
-                return None, None
-            found = list(pairs(parent or [], holder, shape, slot))
-            if part >= len(found):
-                return None, None
-            i, j = found[part]
-            child = None if j is None else child[j]
-            parent = None if i is None else parent[i]
-            above = None if above is None or i is None else (*above, i)
-            below = None if below is None or j is None else (*below, j)
-            shape = slot.shape or shape
-            slot = None
-        else:
-            shape = slot.shape if slot is not None and slot.shape is not None else shape
-            slot = shape.by_json.get(part)
-            if slot is None:
-                return None, None
-            holder = child or {}
-            parent, child = (parent or {}).get(part), holder.get(part)
-            above = None if above is None else (*above, part)
-            below = None if below is None else (*below, part)
-    return above, below
+class Sources:
+    """Finds again what the parts of a merge were made of."""
+
+    def __init__(self, parent: dict[str, Any], child: dict[str, Any], shape: Shape) -> None:
+        self.parent = parent
+        self.child = child
+        self.shape = shape
+        self.pairs: dict[Path, list[Pair]] = {}
+        """By the path of a list, since a list in which much is wrong is asked for as often."""
+
+    def of(self, path: Path) -> tuple[Path | None, Path | None]:
+        """Given a path of the merge, return the paths of what it was made of, in parent and child."""
+        parent: Any = self.parent
+        child: Any = self.child
+        shape = self.shape
+        above: Path | None = ()
+        below: Path | None = ()
+        slot: Slot | None = None
+        holder = child
+        for at, part in enumerate(path):
+            if isinstance(part, int):
+                if slot is None:
+                    return None, None
+                if path[:at] not in self.pairs:
+                    self.pairs[path[:at]] = list(pairs(parent or [], holder, shape, slot))
+                found = self.pairs[path[:at]]
+                if part >= len(found):
+                    return None, None
+                i, j = found[part]
+                child = None if j is None else child[j]
+                parent = None if i is None else parent[i]
+                above = None if above is None or i is None else (*above, i)
+                below = None if below is None or j is None else (*below, j)
+                shape = slot.shape or shape
+                slot = None
+            else:
+                shape = slot.shape if slot is not None and slot.shape is not None else shape
+                slot = shape.by_json.get(part)
+                if slot is None:
+                    return None, None
+                holder = child or {}
+                parent, child = (parent or {}).get(part), holder.get(part)
+                above = None if above is None else (*above, part)
+                below = None if below is None else (*below, part)
+        return above, below

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from butane.merge import sources, value_at
+from butane.merge import Sources, value_at
 from butane.report import Path
 from butane.schema import DROPIN, RESOURCE, UNIT, Shape
 from butane.sugar import Made, Origin
@@ -40,11 +40,12 @@ class Origins:
     def merged(self, made: Made, child: dict[str, Any], result: dict[str, Any]) -> None:
         """Take note that a config was merged into what Butane made, and became the result."""
         below, shape = self._origin, self.shape
+        sources = Sources(made.config, child, shape)
 
         def origin(path: Path) -> Path | None:
             if _is_zero(result, shape, path):
                 return None
-            parent_path, child_path = sources(made.config, child, shape, path)
+            parent_path, child_path = sources.of(path)
             if child_path is not None and not _is_zero(child, shape, child_path):
                 return below(child_path)
             return made.origin(parent_path) if parent_path is not None else None

@@ -40,6 +40,8 @@ PLAIN = "?"
 TEXT = "tag:yaml.org,2002:str"
 _QUOTED = re.compile(r"""\s*\b[bu]?(['"])(?!<)..+?\1|\s*(['"])(?!<)..+?\2""")
 _STAR = re.compile(r"\*[\w-]")
+# Ends of lines, as YAML has them, and what else an alias may stand behind
+_BEFORE_VALUE = "\r\n\x85\u2028\u2029[{,:?-"
 
 
 class AliasNode(Node):
@@ -113,7 +115,7 @@ def _may_have_aliases(text: str) -> bool:
         at = match.start() - 1
         while at >= 0 and text[at] in " \t":
             at -= 1
-        if at < 0 or text[at] in "\r\n[{,:?-":
+        if at < 0 or text[at] in _BEFORE_VALUE:
             return True
     return False
 
@@ -232,8 +234,7 @@ def _place(node: Node) -> tuple[int, int]:
 def child(node: Node, part: str | int) -> Node | None:
     """Given a node and a key or an index, return what is there, None where nothing is."""
     if isinstance(node, MappingNode):
-        # of a key that stands there twice the last one counts, as in Butane's index of the text
-        return next((value for key, value in reversed(node.value) if _named(key, part)), None)
+        return _index(node).get(part, (None, None))[1]
     if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
         found: Node = node.value[part]
         return found
@@ -241,12 +242,21 @@ def child(node: Node, part: str | int) -> Node | None:
 
 
 def _key(node: Node, name: str | int) -> Node | None:
-    pairs = node.value if isinstance(node, MappingNode) else ()
-    return next((key for key, _ in pairs if _named(key, name)), None)
+    return _index(node).get(name, (None, None))[0] if isinstance(node, MappingNode) else None
 
 
-def _named(key: Node, name: str | int) -> bool:
-    return isinstance(key.value, str) and key.value == name
+def _index(node: MappingNode) -> dict[str | int, tuple[Node, Node]]:
+    """Return keys and values of a mapping by name; of a key that stands there twice the first, but the last value.
+
+    That is Butane's index of the text. It is kept with the node, for a mapping in which thousands are looked up.
+    """
+    index: dict[str | int, tuple[Node, Node]] | None = vars(node).get("index")
+    if index is None:
+        index = vars(node)["index"] = {}
+        for key, value in node.value:
+            if isinstance(key.value, str):
+                index[key.value] = (index.get(key.value, (key,))[0], value)
+    return index
 
 
 def keys(node: MappingNode) -> Iterator[str]:

@@ -47,9 +47,8 @@ from butane.source import source_faults
 from butane.trees import Trees
 from butane.unused import unused_keys
 from butane.validate import duplicates, filtered, ignition_faults
+from butane.versions import semver
 
-_IDENTIFIER = r"(?:[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
-_SEMVER = re.compile(rf"(\d+\.\d+\.\d+)(?:-({_IDENTIFIER}))?(?:\+({_IDENTIFIER}))?", re.ASCII)
 _LINES = re.compile(r"\r?\n")
 
 
@@ -352,21 +351,22 @@ def partition_warnings(config: dict[str, Any], dialect: Dialect) -> Iterator[Fau
     """Given an Ignition config for Fedora CoreOS, yield what Butane warns of in its partitions."""
     for i, disk in enumerate(config.get("storage", {}).get("disks", ())):
         partitions = disk.get("partitions", ())
+        unplaced = sum(not partition.get("startMiB") for partition in partitions)
         for j, partition in enumerate(partitions):
             path: Path = ("storage", "disks", i, "partitions", j)
             label = partition.get("label")
             if label == "root" and dialect.fcos >= _FIRST_FCOS_WITH_BOOT_DEVICE:
-                yield from _root_warnings(partition, [p for p in partitions if p is not partition], path)
+                yield from _root_warnings(partition, unplaced - (not partition.get("startMiB")), path)
             number = _RESERVED_LABELS.get(label)
             if number and number != partition.get("number", 0) and not disk.get("wipeTable"):
                 message = "incorrect partition number; a new partition will be created using reserved label"
                 yield Fault((*path, "label"), message, "warning")
 
 
-def _root_warnings(root: dict[str, Any], others: list[dict[str, Any]], path: Path) -> Iterator[Fault]:
+def _root_warnings(root: dict[str, Any], others_unplaced: int, path: Path) -> Iterator[Fault]:
     size = root.get("sizeMiB")
     if not size:
-        if any(not other.get("startMiB") for other in others):
+        if others_unplaced:
             message = (
                 "root partition cannot expand; it is set to fill available space but is followed by an "
                 "auto-positioned partition"
@@ -388,14 +388,12 @@ def _dialect(variant: str, version: str) -> Dialect | Fault:
     """Return what a config says it is written in, or what is wrong with that."""
     if not variant:
         return Fault(("variant",), "error parsing variant; must be specified")
-    match = _SEMVER.fullmatch(version)
-    if match is None:
+    parsed = semver(version)
+    if parsed is None:
         return Fault(("version",), "error parsing version; must be a valid semver")
-    numbers = ".".join(str(int(part)) for part in match[1].split("."))
-    exact = numbers + (f"-{match[2]}" if match[2] else "") + (f"+{match[3]}" if match[3] else "")
-    known = DIALECTS.get((variant, exact))
+    known = DIALECTS.get((variant, str(parsed)))
     if known is not None:
         return known
-    if (variant, exact) == ("rhcos", "0.1.0"):
+    if (variant, str(parsed)) == ("rhcos", "0.1.0"):
         return Fault(("variant",), _RHCOS)
-    return Fault(("version",), f"No translator exists for variant {variant} with version {exact}")
+    return Fault(("version",), f"No translator exists for variant {variant} with version {parsed}")

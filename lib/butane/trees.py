@@ -57,7 +57,7 @@ class Trees:
                 self.fault(place, "root of tree must be a directory")
                 continue
             for node in self.walk(root, place):
-                below = posixpath.relpath(node.path, root.path)
+                below = node.path.removeprefix(root.path).lstrip("/")
                 self.node(node, clean(posixpath.join(tree.get("path") or "/", below)), tree, place)
 
     def fault(self, place: Path, message: str) -> None:
@@ -65,15 +65,15 @@ class Trees:
 
     def walk(self, node: Node, place: Path) -> Iterator[Node]:
         """Yield a node and what is below it, a folder before its entries, entries by name."""
-        yield node
-        if node.kind == "directory":
-            try:
-                entries = self.files.entries(node.path)
-            except NoFile as error:
-                self.fault(place, str(error))
-                return
-            for entry in entries:
-                yield from self.walk(entry, place)
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            if node.kind == "directory":
+                try:
+                    waiting += reversed(self.files.entries(node.path))
+                except NoFile as error:
+                    self.fault(place, str(error))
 
     def node(self, node: Node, path: str, tree: Values, place: Path) -> None:
         if node.kind == "directory":

@@ -21,21 +21,19 @@ def unused_keys(root: Node | None, values: dict[str, Any], shape: Shape) -> Iter
     return _unused(root, values, shape, ())
 
 
-def _unused(root: Node | None, values: dict[str, Any], shape: Shape, path: Path) -> Iterator[Fault]:
-    yield from _of_node(_at(root, path), shape, path)
+def _unused(node: Node | None, values: dict[str, Any], shape: Shape, path: Path) -> Iterator[Fault]:
+    yield from _of_node(node, shape, path)
     for name, slot, inner in shape.inner:
-        given = values.get(name)
+        given, below = values.get(name), _below(node, name)
         if slot.many:
             for i, item in enumerate(given or ()):
-                yield from _unused(root, item, inner, (*path, name, i))
+                yield from _unused(_below(below, i), item, inner, (*path, name, i))
         elif given is not None or not slot.pointer:
-            yield from _unused(root, given or {}, inner, (*path, name))
+            yield from _unused(below, given or {}, inner, (*path, name))
 
 
-def _at(node: Node | None, path: Path) -> Node | None:
-    for part in path:
-        node = None if node is None else child(node, part)
-    return node
+def _below(node: Node | None, part: str | int) -> Node | None:
+    return None if node is None else child(node, part)
 
 
 def _of_node(node: Node | None, shape: Shape, path: Path) -> Iterator[Fault]:

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from butane.gojson import BadJson, parse_json
 from butane.localfiles import clean
-from butane.merge import key_of, minor_of
+from butane.merge import key_of
 from butane.report import Entry, Fault, Path, dotted
 from butane.schema import (
     CA_REFERENCE,
@@ -49,6 +50,7 @@ from butane.schema import (
 )
 from butane.units import BadUnit, option_sections
 from butane.urls import header_fault, proxy_fault, tang_fault, url_fault
+from butane.versions import Semver, minor_of, semver
 
 Values = dict[str, Any]
 UNKNOWN_VERSION = "unsupported config version"
@@ -69,12 +71,12 @@ _UNIT_TYPES = (
     ".scope",
 )
 _INSTANCE = re.compile(r"([^\n]+?)@([^\n]+?)\.service")
-_SEMVER = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
 _DIGEST_LENGTHS = {"sha512": 128, "sha256": 64}
 _SPECIAL_BITS = "setuid/setgid/sticky bits are not supported or functional in spec versions older than 3.6.0"
 _LABEL_LENGTHS = {"ext4": 16, "btrfs": 256, "xfs": 12, "swap": 15, "vfat": 11}
 _PARTITION_LABEL, _LUKS_LABEL = 36, 47
 _GUID = re.compile(r"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
+_SLASH = re.compile("/")
 _STRIPED = ("linear", "raid0", "0", "stripe")
 _RAID_LEVELS = (*_STRIPED, "raid1", "1", "mirror", "raid4", "4", "raid5", "5", "raid6", "6", "raid10", "10")
 _PINS = ("tpm2", "tang", "sss")
@@ -176,11 +178,10 @@ def version_fault(config: Values, minor: int) -> str | None:
 
 
 def _version_fault(ignition: Values, minor: int) -> str | None:
-    match = _SEMVER.fullmatch(ignition.get("version") or "")
-    if match is None:
+    version = semver(ignition.get("version") or "")
+    if version is None:
         return "invalid config version (couldn't parse)"
-    known = [int(match[i]) for i in (1, 2, 3)] == [3, minor, 0] and not match[4] and not match[5]
-    return None if known else UNKNOWN_VERSION
+    return None if version == Semver((3, minor, 0)) else UNKNOWN_VERSION
 
 
 def _ignition(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
@@ -321,8 +322,10 @@ def _path_fault(path: str) -> str | None:
 
 def _storage(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
     links = values.get("links") or ()
-    # the path of a link and a slash; as in Ignition, a link without a path is above everything
-    above = {link.get("path", "") for link in links}
+    # as in Ignition, a link without a path is above everything
+    above: dict[int, set[str]] = {}
+    for link in links:
+        above.setdefault(len(link.get("path", "")), set()).add(link.get("path", ""))
     if links:
         for name in ("directories", "files"):
             for i, node in enumerate(values.get(name) or ()):
@@ -345,17 +348,12 @@ def _storage(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
             yield Fault(here, message, "warning")
 
 
-def _below_link(node: Values, path: Path, links: Collection[str], word: str) -> Iterator[Fault]:
+def _below_link(node: Values, path: Path, links: dict[int, set[str]], word: str) -> Iterator[Fault]:
+    """Judge a node by the paths of links, which come by length: few parts of a long path need to be looked up."""
     where = node.get("path", "")
-    if any(parent in links for parent in _parents(where)):
+    slashes = (match.start() for match in _SLASH.finditer(where))
+    if any(at in links and where[:at] in links[at] for at in slashes):
         yield Fault(path, f"{word} path includes link in config")
-
-
-def _parents(path: str) -> Iterator[str]:
-    at = path.rfind("/")
-    while at >= 0:
-        yield path[:at]
-        at = path.rfind("/", 0, at)
 
 
 def _link(link: Values, path: Path, directories: Collection[str], context: _Context) -> Iterator[Fault]:
@@ -429,12 +427,19 @@ def _second_of_a_label(partitions: list[Values]) -> int | None:
 def _overlapping(partitions: list[Values]) -> int | None:
     """Return the index of a partition that lies over another one, as far as both say where they lie."""
     placed = [(i, p["startMiB"], _end(p)) for i, p in enumerate(partitions) if p.get("startMiB") and "sizeMiB" in p]
-    for i, start, end in placed:
+    for i, start, end in placed if _may_overlap(placed) else ():
         for j, other_start, other_end in placed:
             inside = other_start <= start <= other_end or other_start <= end <= other_end
             if i != j and (inside or (start < other_start and end > other_end)):
                 return j
     return None
+
+
+def _may_overlap(placed: list[tuple[int, int, int]]) -> bool:
+    """Tell whether to look for the pair that Ignition names; nearly always there is none, which is quick to see."""
+    by_start = sorted(placed, key=lambda place: place[1])
+    backwards = any(end < start for _, start, end in placed)  # a size below 0, which Ignition takes as it comes
+    return backwards or any(end >= start for (_, _, end), (_, start, _) in pairwise(by_start))
 
 
 def _end(partition: Values) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,29 @@ class Store(butane.LocalFiles):
         return self.store[path]
 
 
+class Memory(butane.LocalFiles):
+    """A tree that is on no disk: a folder with a file in it, and another folder, and so on."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__("no/such")
+        self.depth = depth
+
+    def look(self, path: str) -> butane.Node:
+        return butane.Node(path, "directory")
+
+    def scan(self, path: str) -> list[butane.Node]:
+        below = [butane.Node(f"{path}/d", "directory")] if path.count("/") < self.depth else []
+        return [butane.Node(f"{path}/f", "file"), *below]
+
+    def load(self, path: str) -> bytes:
+        return path.encode()[-3:]
+
+
+def test_a_tree_may_be_elsewhere_and_of_any_depth() -> None:
+    made = butane.translate(growing("t"), Memory(1050)).config["storage"]["files"]
+    assert sorted(file["path"] for file in made) == sorted(f"/srv{'/d' * depth}/f" for depth in range(1049))
+
+
 def test_files_are_read_as_the_caller_reads_them() -> None:
     translation = butane.translate(using("a"), Store(a=b"1"))
     assert translation.files == ("hosts/x/files/a",)
@@ -126,6 +152,37 @@ def test_every_missing_file_is_told_and_nothing_that_follows_from_it(files: Path
 def test_a_path_that_no_system_takes_is_an_error(files: Path) -> None:
     text = f'{HEADER}storage: {{files: [{{path: /a, contents: {{local: "a\\0b"}}}}]}}\n'
     assert refusal(text, files) == f"open {files}: invalid argument"
+    assert refusal(using("a"), "a\0b").endswith(": invalid argument")
+    assert refusal(using("a/" * 500_000), files).endswith(": file name too long")
+
+
+def test_a_pipe_is_not_waited_for(files: Path) -> None:
+    os.mkfifo(files / "pipe")
+    assert refusal(using("pipe"), files) == f"read {files}/pipe: not a regular file"
+
+
+def test_without_a_working_directory_a_relative_path_leads_nowhere(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert refusal(using("motd"), "files") == "open files/motd: no such file or directory"
+    assert butane.translate(using("motd"), files).files == (f"{files}/motd",)
+
+
+def test_names_are_utf_8_in_every_locale(files: Path) -> None:
+    (files / "sub" / "é").write_bytes(b"1")
+    text = growing("sub") + "systemd: {units: [{name: a.service, contents_local: sub/é}]}\n"
+    code = f"import sys, butane; sys.stdout.buffer.write(butane.translate({text!a}, 'files').json)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=files.parent,
+        env={"PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.stdout == butane.translate(text, files).json, done.stderr.decode()
 
 
 def growing(*trees: str) -> str:

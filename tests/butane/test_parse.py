@@ -275,3 +275,21 @@ def test_an_anchor_may_be_there_twice() -> None:
     text = f"{HEADER}passwd: {{users: [{{name: &x a, gecos: *x}}, {{name: &x b, gecos: *x}}]}}\n"
     assert [user["gecos"] for user in butane.translate(text).config["passwd"]["users"]] == ["a", "b"]
     assert butane.translate(f"{HEADER}passwd: {{users: [{{name: &x a}}, {{name: &x b}}]}}\n").report == ()
+
+
+def unfolding(times: int, before: str = " ") -> str:
+    file = f"&file {{path: /a, append: [&part {{source: http://x}}{f',{before}*part' * times}]}}"
+    return f"{HEADER}storage: {{files: [{file}{f',{before}*file' * times}]}}\n"
+
+
+def test_aliases_may_unfold_to_as_much_as_in_the_original() -> None:
+    assert not any("aliasing" in problem for problem in problems(unfolding(54)))
+    (problem,) = problems(unfolding(55))
+    assert problem.endswith("document contains excessive aliasing")
+    assert problems(unfolding(2000))[0].endswith("document contains excessive aliasing")
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\x85", "\u2028"])
+def test_an_alias_is_seen_behind_any_end_of_a_line(line_end: str) -> None:
+    (problem,) = problems(unfolding(55, line_end + " "))
+    assert problem.endswith("document contains excessive aliasing")
