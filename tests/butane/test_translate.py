@@ -186,6 +186,49 @@ def test_thorough_finds_everything_at_once_and_says_nothing_of_what_follows_from
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        f"{HEADER}storage: {{}}\nstorage: {{files: [{{path: relative}}]}}\n",
+        "variant: [flatcar]\nversion: 1.1.0\n",
+        "variant: {a: 1, a: 2}\nversion: 1.1.0\n",
+        "variant: fcos\nversion: 1.9.0\nboot_device: {layout: x86_64}\ngrub: {users: [{name: a}]}\n",
+        f"{HEADER}storage: {{files: [null, {{path: [x]}}]}}\n",
+        f"{HEADER}storage: {{files: [{{path: /a, contents: {{inline: [x]}}, overwrite: true}}]}}\n",
+        f"{HEADER}storage: {{files: [{{path: /a, contents: [x], overwrite: true}}]}}\n",
+        f"{HEADER}storage: {{files: [{{path: /a, contents: {{source: [x], http_headers: [{{name: a}}]}}}}]}}\n",
+        f"{HEADER}storage: {{filesystems: [{{device: /dev/a, format: [x], label: a}}]}}\n",
+        f"{HEADER}storage: {{links: [{{path: /a, path: /b}}, null]}}\n",
+        f"{HEADER}passwd: {{users: [{{name: a, ssh_authorized_keys: [[x], null, [y]]}}]}}\n",
+        "variant: fcos\nversion: 1.7.0\nboot_device: {layout: [x], mirror: {devices: [/dev/a, /dev/b]}}\n",
+        "variant: fcos\nversion: 1.7.0\nboot_device: {layout: s390x-eckd, luks: {device: [x], tpm2: true}}\n",
+        "variant: fcos\nversion: 1.7.0\nstorage: {disks: [{device: /dev/a, wipe_table: x, partitions: [{label: root}]}]}\n",
+    ],
+)
+def test_thorough_blames_nothing_that_only_follows_from_a_value_that_cannot_be_read(text: str) -> None:
+    told = [
+        [(entry.line, entry.column) for entry in refused(text, thorough=thorough) if entry.kind == "error"]
+        for thorough in (False, True)
+    ]
+    assert told[0] == told[1]
+    assert not [entry for entry in refused(text, thorough=True) if "unused" in entry.message]
+
+
+def refused(text: str, thorough: bool) -> tuple[butane.Entry, ...]:
+    with pytest.raises(butane.BadConfig) as caught:
+        butane.translate(text, thorough=thorough)
+    return caught.value.report
+
+
+def test_thorough_tells_what_is_wrong_behind_an_entry_that_cannot_be_read_at_its_own_place() -> None:
+    text = f"{HEADER}storage: {{files: [{{path: /a, path: /b}}, {{path: relative}}]}}\n"
+    assert [str(entry) for entry in refused(text, thorough=True) if entry.kind == "error"] == [
+        'error at $.storage.files.0.path, line 3 col 30: mapping key "path" already defined at line 3',
+        "error at $.storage.files.1.path, line 3 col 48: path not absolute",
+    ]
+
+
 def test_strict_makes_warnings_count() -> None:
     text = HEADER + "storage: {files: [{path: /a, mode: 644}]}\n"
     warnings = [str(entry) for entry in butane.translate(text).report]
