@@ -11,6 +11,7 @@ from real_ignition import verdict
 import butane
 
 HEADER = "variant: flatcar\nversion: 1.1.0\n"
+NEWEST = "variant: fcos\nversion: 1.7.0\n"
 DIGEST = "sha256-" + "0" * 64
 
 EVERYTHING = f"""\
@@ -201,9 +202,9 @@ def test_thorough_finds_everything_at_once_and_says_nothing_of_what_follows_from
         f"{HEADER}storage: {{filesystems: [{{device: /dev/a, format: [x], label: a}}]}}\n",
         f"{HEADER}storage: {{links: [{{path: /a, path: /b}}, null]}}\n",
         f"{HEADER}passwd: {{users: [{{name: a, ssh_authorized_keys: [[x], null, [y]]}}]}}\n",
-        "variant: fcos\nversion: 1.7.0\nboot_device: {layout: [x], mirror: {devices: [/dev/a, /dev/b]}}\n",
-        "variant: fcos\nversion: 1.7.0\nboot_device: {layout: s390x-eckd, luks: {device: [x], tpm2: true}}\n",
-        "variant: fcos\nversion: 1.7.0\nstorage: {disks: [{device: /dev/a, wipe_table: x, partitions: [{label: root}]}]}\n",
+        f"{NEWEST}boot_device: {{layout: [x], mirror: {{devices: [/dev/a, /dev/b]}}}}\n",
+        f"{NEWEST}boot_device: {{layout: s390x-eckd, luks: {{device: [x], tpm2: true}}}}\n",
+        f"{NEWEST}storage: {{disks: [{{device: /dev/a, wipe_table: x, partitions: [{{label: root}}]}}]}}\n",
     ],
 )
 def test_thorough_blames_nothing_that_only_follows_from_a_value_that_cannot_be_read(text: str) -> None:
