@@ -174,6 +174,8 @@ class Decoder:
                 found = True
                 self._error((chain, name), key, f'mapping key "{name}" already defined at line {line}')
             before.append(key.start_mark.line + 1)
+        if found:
+            self.broken.add(unchained(chain))
         return found
 
     def _field(self, node: Node, slot: Slot, chain: Chain, values: dict[str, Any]) -> None:
@@ -198,8 +200,8 @@ class Decoder:
                 self._mismatch(chain, node, slot, slot.shape, True)
             return None
         result: list[Any] = []
-        for i, item in enumerate(node.value):
-            here = (chain, i)
+        for item in node.value:
+            here = (chain, len(result))  # Butane counts without those that are null
             if slot.shape is not None:
                 value: Any = self._struct(item, slot.shape, here, {}, None)
             else:

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 import yaml
 
 from butane.dataurls import data_url, escaped_data_url
+from butane.printing import ordered, version_of
 from butane.schema import DIALECTS, RESOURCE, Dialect, Kind, Shape, Slot, ignition_shape
 
 _BASE64 = re.compile(r"data:[^,]*;base64,")
@@ -54,12 +55,13 @@ def explain(ignition: Mapping[str, Any], variant: str = "fcos", exact: bool = Tr
     """Given an Ignition config, return it as Butane of a variant, contents decoded.
 
     What `translate` made is made again of the result, gzip apart from its bytes. Without `exact` every
-    data URL is decoded, also where that would be encoded in another way. Raise ValueError for a field or a
-    version of Ignition that the variant does not have.
+    data URL is decoded, also where that would be encoded in another way. Raise ValueError for a version of
+    Ignition that the variant does not have, a field that this version does not have, and a value that is not of
+    its field's type.
     """
-    version = str(ignition.get("ignition", {}).get("version", ""))
-    dialect = _dialect(version, variant)
-    values = _Reader(dialect, exact).struct(ignition, ignition_shape(dialect.minor), ())
+    dialect = _dialect(version_of(ignition), variant)
+    shape = ignition_shape(dialect.minor)
+    values = _Reader(dialect, exact).struct(ordered(ignition, shape), shape, ())
     values.get("ignition", {}).pop("version", None)
     values = {name: part for name, part in values.items() if name != "ignition" or part}
     head = {"variant": variant, "version": dialect.version}
@@ -80,9 +82,6 @@ class _Reader:
 
     def struct(self, config: Mapping[str, Any], shape: Shape, path: tuple[str, ...]) -> dict[str, Any]:
         """Return a mapping of Ignition with Butane's names and readable values."""
-        unknown = [name for name in config if name not in shape.by_json]
-        if unknown:
-            raise ValueError(f"{'.'.join(('$', *path, unknown[0]))}: this field of Ignition is not known")
         values: dict[str, Any] = {}
         for name, slot in shape.by_json.items():
             if config.get(name) is not None:

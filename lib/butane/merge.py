@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from butane.printing import ordered
+from butane.printing import ordered, version_of
 from butane.report import Path
 from butane.schema import HEADER, Shape, Slot, ignition_shape
 from butane.versions import minor_of, semver
@@ -27,9 +27,10 @@ def merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     """Given two Ignition configs, return a new one in which the child wins as in Ignition.
 
     The spec version of the result is the newer one. The result is not validated: two valid
-    configs can make an invalid one. Raise ValueError for a field that this package does not know.
+    configs can make an invalid one. Raise ValueError for a field that this version does not have, and for a
+    value that is not of its field's type.
     """
-    versions = [c["ignition"]["version"] for c in (parent, child) if c.get("ignition", {}).get("version")]
+    versions = [version for version in map(version_of, (parent, child)) if version]
     newest = max(versions, key=_numbers, default="")
     shape = ignition_shape(minor_of(newest))
     merged = merged_structs(ordered(parent, shape), ordered(child, shape), shape)

@@ -1,12 +1,14 @@
-"""Ignition configs as Go prints them: Ignition's order of fields, empty parts left out, Go's escapes."""
+"""Ignition configs as Go reads and prints them: its types, its order of fields, empty parts left out, its escapes."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from butane.schema import LATEST, Shape, ignition_shape
+from butane.schema import Kind, Shape, Slot, ignition_shape
+from butane.versions import minor_of
 
 _ESCAPES = str.maketrans(
     {
@@ -24,18 +26,35 @@ _ESCAPE = re.compile(r"\\.")
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")
 
 
-def ordered(config: dict[str, Any], shape: Shape | None = None) -> dict[str, Any]:
+_TYPES: dict[Kind, tuple[type, str]] = {
+    Kind.STRING: (str, "text"),
+    Kind.INTEGER: (int, "a whole number"),
+    Kind.BOOLEAN: (bool, "true or false"),
+}
+
+
+def version_of(config: Mapping[str, Any]) -> str:
+    """Given an Ignition config, return its version, nothing where it says none."""
+    ignition = config.get("ignition") if isinstance(config, Mapping) else None
+    version = ignition.get("version") if isinstance(ignition, Mapping) else None
+    return version if isinstance(version, str) else ""
+
+
+def ordered(config: Mapping[str, Any], shape: Shape | None = None) -> dict[str, Any]:
     """Given an Ignition config, return it in Ignition's order of fields, without empty parts.
 
-    Raise ValueError for a field that this package (or, where a shape is given, that version) does not know.
+    The fields are those of the shape, else those of the config's own version. Raise ValueError for any other
+    field, and for a value that is not of its field's type.
     """
-    shape = shape or ignition_shape(LATEST)
+    shape = shape or ignition_shape(minor_of(version_of(config)))
     result = _ordered(config, shape, "$")
     result.setdefault("ignition", {"version": ""})
     return {name: result[name] for name in shape.by_json if name in result}
 
 
-def _ordered(values: dict[str, Any], shape: Shape, path: str) -> dict[str, Any]:
+def _ordered(values: Any, shape: Shape, path: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}: must be a mapping")
     for name in values:
         if name not in shape.by_json:
             raise ValueError(f"{path}.{name}: this field of Ignition is not known")
@@ -46,23 +65,34 @@ def _ordered(values: dict[str, Any], shape: Shape, path: str) -> dict[str, Any]:
             if (slot.plain and not slot.field.hidden) or (slot.null and name in values):
                 result[name] = slot.empty if slot.plain else None
             continue
-        if slot.shape is not None:
-            here = f"{path}.{name}"
-            if slot.many:
-                value = [_ordered(item, slot.shape, f"{here}.{i}") for i, item in enumerate(value)]
-            else:
-                value = _ordered(value, slot.shape, here)
-                if not value and not slot.pointer:
-                    continue
-        if value != [] and not (slot.field.hidden and value == slot.empty):
-            result[name] = list(value) if slot.many else value
+        value = _typed(value, slot, f"{path}.{name}")
+        is_nothing = slot.shape is not None and not slot.pointer and value == {}
+        if value != [] and not is_nothing and not (slot.field.hidden and value == slot.empty):
+            result[name] = value
     return result
 
 
-def to_json(config: dict[str, Any]) -> bytes:
+def _typed(value: Any, slot: Slot, path: str) -> Any:
+    if not slot.many:
+        return _one(value, slot, path)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{path}: must be a list")
+    return [_one(item, slot, f"{path}.{i}") for i, item in enumerate(value)]
+
+
+def _one(value: Any, slot: Slot, path: str) -> Any:
+    if slot.shape is not None:
+        return _ordered(value, slot.shape, path)
+    wanted, name = _TYPES[slot.kind or Kind.STRING]
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ValueError(f"{path}: must be {name}")
+    return value
+
+
+def to_json(config: Mapping[str, Any]) -> bytes:
     """Given an Ignition config, return it as Go prints it, with one newline at the end.
 
-    Raise ValueError for a field that this package does not know.
+    Raise ValueError for a field that its version does not have, and for a value that is not of its field's type.
     """
     return dump(ordered(config))
 

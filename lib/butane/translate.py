@@ -18,6 +18,7 @@ from typing import Any
 from yaml.nodes import Node
 
 from butane import hints, sugar
+from butane.consequences import Consequences
 from butane.dataurls import data_url, escaped_data_url, plain_data_url
 from butane.decode import Decoder, Unreadable
 from butane.localfiles import NO_DIRECTORY, LocalFiles, NoFile
@@ -106,7 +107,7 @@ class _Run:
         self.root: Node | None = compose(text)
         self.known: Dialect | None = None
         self.entries: list[Entry] = []
-        self.broken: set[Path] = set()
+        self.unread = Consequences(set())
         self.error = ""
 
     def translation(self, strict: bool) -> Translation:
@@ -125,19 +126,19 @@ class _Run:
         head = self.read(decoder, shape(_HEAD, _LATEST))
         if decoder.faults and not self.thorough:  # else they are told with all the others
             self.unreadable(decoder, "Error unmarshaling yaml: ")
-        variant, version = head.get("variant", ""), head.get("version", "")
-        found = _dialect(variant, version)
+        found = _dialect(head.get("variant", ""), head.get("version", ""))
         if isinstance(found, Dialect):
             self.known = found
             return found
-        self.stop([self.placed(found)], found.message)
+        if not Consequences(decoder.broken).has(found):
+            self.stop([self.placed(found)], found.message)
         return _LATEST
 
     def decoded(self, dialect: Dialect) -> dict[str, Any]:
         decoder = Decoder(f"v0_{dialect.minor + 1}")
-        root = shape(CONFIG, dialect)
+        root = shape(CONFIG, self.known or _EVERY_FIELD)
         values = self.read(decoder, root)
-        self.broken = decoder.broken
+        self.unread = Consequences(decoder.broken)
         if decoder.faults:
             self.unreadable(decoder)
         if decoder.odd:
@@ -154,7 +155,7 @@ class _Run:
         try:
             return decoder.config(self.root, root)
         except Unreadable as error:
-            gave_up = BadConfig([error.entry], f"yaml: {error.entry.message}", unread=True)
+            gave_up = BadConfig([*self.entries, error.entry], f"yaml: {error.entry.message}", unread=True)
         raise gave_up
 
     def translated(self, values: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
@@ -189,13 +190,7 @@ class _Run:
             raise BadConfig(self.entries, error, unread=True)
 
     def found(self, faults: Iterable[Fault]) -> None:
-        above = {path[:length] for path in self.broken for length in range(len(path))}
-        for fault in faults:
-            path = fault.path
-            # what only follows from a value that could not be read is not told
-            if self.broken and (path in above or any(path[:length] in self.broken for length in range(len(path) + 1))):
-                continue
-            self.entries.append(self.placed(fault))
+        self.entries += [self.placed(fault) for fault in faults if not self.unread.has(fault)]
 
     def placed(self, fault: Fault) -> Entry:
         line, column = locate(self.root, fault.path, fault.at_key)
@@ -378,6 +373,8 @@ def _root_warnings(root: dict[str, Any], others_unplaced: int, path: Path) -> It
 
 _HEAD = Struct("commonFields", (Field("version", plain=EVER), Field("variant", plain=EVER)))
 _LATEST = Dialect("", "", LATEST)
+# Where nobody knows which version it is to be, no key is blamed that any of them has
+_EVERY_FIELD = list(DIALECTS.values())[-1]
 _RHCOS = (
     "rhcos variant has been removed; use openshift variant instead: "
     "https://coreos.github.io/butane/upgrading-openshift/"

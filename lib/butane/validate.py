@@ -15,6 +15,7 @@ from typing import Any
 from butane.gojson import BadJson, parse_json
 from butane.localfiles import clean
 from butane.merge import key_of
+from butane.printing import ordered, version_of
 from butane.report import Entry, Fault, Path, dotted
 from butane.schema import (
     CA_REFERENCE,
@@ -85,10 +86,11 @@ _PINS = ("tpm2", "tang", "sss")
 def check(config: Values) -> tuple[Entry, ...]:
     """Given an Ignition config, such as merge gave, return what Ignition has against it; entries have no lines.
 
-    Raise ValueError for a field that its version does not have.
+    Raise ValueError for a field that its version does not have, and for a value that is not of its field's type.
     """
-    minor = minor_of(config.get("ignition", {}).get("version", ""))
+    minor = minor_of(version_of(config))
     shape = ignition_shape(minor)
+    config = ordered(config, shape)
     faults = [*duplicates(config, shape), *ignition_faults(config, shape, minor)]
     return tuple(Entry(f.kind, dotted(f.path), None, None, f.message) for f in faults)
 

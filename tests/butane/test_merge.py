@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -185,3 +186,47 @@ def test_json_has_the_order_of_ignition_s_structs_whatever_the_order_given() -> 
     assert butane.to_json(whole) == (
         b'{"ignition":{"version":"3.4.0"},"systemd":{"units":[{"contents":"\\u003c","name":"a"}]}}\n'
     )
+
+
+STRANGE: list[Any] = [None, [], "x", {"foo": 1}, {"ignition": []}, {"ignition": {"version": 3}}] + [
+    {"ignition": {"version": "3.4.0"}, **parts}
+    for parts in (
+        {"foo": {}},
+        {"storage": []},
+        {"storage": {"files": {}}},
+        {"storage": {"files": [None]}},
+        {"storage": {"files": [{"path": []}]}},
+        {"storage": {"files": [{"path": "/a", "mode": True}]}},
+        {"storage": {"files": [{"path": "/a", "mode": 1.5}]}},
+        {"storage": {"files": [{"path": "/a", "contents": {"source": b"x"}}]}},
+        {"storage": {"luks": [{"name": "a", "cex": {}}]}},
+        {"kernelArguments": {"shouldExist": [["a"]]}},
+        {"systemd": {"units": [{"name": "a.service", "enabled": "yes"}]}},
+    )
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+@pytest.mark.parametrize(
+    "does",
+    [
+        butane.check,
+        butane.explain,
+        butane.to_json,
+        lambda config: butane.merge(config, {"ignition": {"version": "3.4.0"}}),
+        lambda config: butane.merge({}, config),
+    ],
+    ids=["check", "explain", "to_json", "merged into", "merged"],
+)
+def test_what_is_no_ignition_config_is_a_value_error(does: Callable[[Any], Any], strange: Any) -> None:
+    with pytest.raises(ValueError, match=r"^(\$.* (must be|is not known)|fcos has no version for)"):
+        does(strange)
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.2.0", "1.7.0"])
+def test_a_config_is_printed_as_its_own_version_prints_it(version: str) -> None:
+    merge = "merge: [{verification: {}}]" if version == "1.0.0" else "replace: {}"
+    luks = "" if version == "1.0.0" else ", luks: [{name: a, device: /dev/a, clevis: {}}]"
+    text = f"variant: fcos\nversion: {version}\nignition: {{config: {{{merge}}}}}\nstorage: {{files: []{luks}}}\n"
+    translation = butane.translate(text)
+    assert butane.to_json(translation.config) == translation.json

@@ -11,6 +11,7 @@ from real_ignition import verdict
 import butane
 
 HEADER = "variant: flatcar\nversion: 1.1.0\n"
+NEWEST = "variant: fcos\nversion: 1.7.0\n"
 DIGEST = "sha256-" + "0" * 64
 
 EVERYTHING = f"""\
@@ -183,6 +184,49 @@ def test_thorough_finds_everything_at_once_and_says_nothing_of_what_follows_from
         "error at $.storage.files.0.path, line 6 col 14: path not absolute",
         "error at $.storage.files.1.contents.source, line 7 col 56: invalid url scheme",
         "error at $.systemd.units.0.name, line 9 col 26: invalid systemd unit extension",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        f"{HEADER}storage: {{}}\nstorage: {{files: [{{path: relative}}]}}\n",
+        "variant: [flatcar]\nversion: 1.1.0\n",
+        "variant: {a: 1, a: 2}\nversion: 1.1.0\n",
+        "variant: fcos\nversion: 1.9.0\nboot_device: {layout: x86_64}\ngrub: {users: [{name: a}]}\n",
+        f"{HEADER}storage: {{files: [null, {{path: [x]}}]}}\n",
+        f"{HEADER}storage: {{files: [{{path: /a, contents: {{inline: [x]}}, overwrite: true}}]}}\n",
+        f"{HEADER}storage: {{files: [{{path: /a, contents: [x], overwrite: true}}]}}\n",
+        f"{HEADER}storage: {{files: [{{path: /a, contents: {{source: [x], http_headers: [{{name: a}}]}}}}]}}\n",
+        f"{HEADER}storage: {{filesystems: [{{device: /dev/a, format: [x], label: a}}]}}\n",
+        f"{HEADER}storage: {{links: [{{path: /a, path: /b}}, null]}}\n",
+        f"{HEADER}passwd: {{users: [{{name: a, ssh_authorized_keys: [[x], null, [y]]}}]}}\n",
+        f"{NEWEST}boot_device: {{layout: [x], mirror: {{devices: [/dev/a, /dev/b]}}}}\n",
+        f"{NEWEST}boot_device: {{layout: s390x-eckd, luks: {{device: [x], tpm2: true}}}}\n",
+        f"{NEWEST}storage: {{disks: [{{device: /dev/a, wipe_table: x, partitions: [{{label: root}}]}}]}}\n",
+    ],
+)
+def test_thorough_blames_nothing_that_only_follows_from_a_value_that_cannot_be_read(text: str) -> None:
+    told = [
+        [(entry.line, entry.column) for entry in refused(text, thorough=thorough) if entry.kind == "error"]
+        for thorough in (False, True)
+    ]
+    assert told[0] == told[1]
+    assert not [entry for entry in refused(text, thorough=True) if "unused" in entry.message]
+
+
+def refused(text: str, thorough: bool) -> tuple[butane.Entry, ...]:
+    with pytest.raises(butane.BadConfig) as caught:
+        butane.translate(text, thorough=thorough)
+    return caught.value.report
+
+
+def test_thorough_tells_what_is_wrong_behind_an_entry_that_cannot_be_read_at_its_own_place() -> None:
+    text = f"{HEADER}storage: {{files: [{{path: /a, path: /b}}, {{path: relative}}]}}\n"
+    assert [str(entry) for entry in refused(text, thorough=True) if entry.kind == "error"] == [
+        'error at $.storage.files.0.path, line 3 col 30: mapping key "path" already defined at line 3',
+        "error at $.storage.files.1.path, line 3 col 48: path not absolute",
     ]
 
 
