@@ -211,6 +211,10 @@ class _Environment(jinja2.Environment):
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Return the globals as one mapping: Jinja copies them for every text, and its chain is slow to copy."""
+        return {**self.globals, **(d or {})}
+
     def _load_template(
         self,
         name: str,
@@ -450,7 +454,12 @@ def _plain(value: Any) -> Any:
 
 def quote(value: Any) -> str:
     """Given a value, return its text as one quoted YAML scalar (JSON's form, which YAML reads alike)."""
-    return flow(str(_plain(value)))
+    return _quoted(str(_plain(value)))
+
+
+@functools.lru_cache(maxsize=256)  # most of what is embedded is the same for all hosts
+def _quoted(text: str) -> str:
+    return flow(text)
 
 
 def shell_quote(value: Any) -> str:
