@@ -22,7 +22,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from i12e import paths as places
@@ -451,7 +450,9 @@ class Build:
         return self._secrets().problems()
 
     def _remove_sets(self) -> None:
-        used = {Path(path).name for product in self.products for path in self.recorded(product.task) or ()}
+        start = len(self._sets_folder)
+        recorded = (path for product in self.products for path in self.recorded(product.task) or ())
+        used = {path[start:] for path in recorded if path.startswith(self._sets_folder)}
         used |= {made.set_id for made in self._rendered.values()}  # of what is still to be put into its place
         for set_id in self.sets():
             if set_id not in used:
