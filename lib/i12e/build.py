@@ -22,7 +22,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from i12e import paths as places
@@ -57,6 +56,15 @@ class Progress(Protocol):
 
 def _quietly(items: Sequence[_Thing], what: str) -> Iterable[_Thing]:
     return items
+
+
+class _Spooled(NamedTuple):
+    """A product that was rendered: where it is in the spool, its own inputs, and the set that it shares."""
+
+    start: int
+    size: int
+    own: list[str]
+    set_id: str
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ class Build:
         self._of_all: Cluster | None = None
         self._renderer: Renderer | None = None
         self._vault: Vault | None = None
-        self._rendered: dict[Product, tuple[int, int, frozenset[str]]] = {}
+        self._rendered: dict[Product, _Spooled] = {}
+        self._shared: dict[str, list[str]] = {}  # by the id of a set of inputs, the set
         self._spool: IO[bytes] | None = None
 
     def tell(
@@ -241,12 +250,12 @@ class Build:
                 return self._not_a_release(product)
             if product not in self._rendered:  # an input was edited after prepare() had found it as it was
                 self._render_all([product])
-            start, size, inputs = self._rendered[product]
+            made = self._rendered[product]
             spool = self._spool_file()
-            spool.seek(start)
-            if not self.files.write(product.output, spool.read(size)):
+            spool.seek(made.start)
+            if not self.files.write(product.output, spool.read(made.size)):
                 self.same.add(product.task)
-        return [*_own(inputs), self.paths.inputs(_set_id(_shared(inputs)))]
+        return [*made.own, self.paths.inputs(made.set_id)]
 
     def show(self, host: str, ignition: bool, reveal: bool) -> str:
         """Given a host, return the Butane text that its template gives, or its Ignition config with contents decoded.
@@ -292,6 +301,7 @@ class Build:
             self._spool.close()
             self._spool = None
         self._rendered.clear()
+        self._shared.clear()
 
     def checked_hosts(self) -> list[Host]:
         """Return the models of all hosts, read anew; raise UserError if anything is wrong with one."""
@@ -370,7 +380,7 @@ class Build:
                 met.extend((product.name, problem) for problem in error.problems)
         if met:
             raise UserError([*_merge(met), *self._vault_problems()])
-        for set_id, inputs in {_set_id(shared): shared for shared in map(_shared, self._inputs())}.items():
+        for set_id, inputs in self._shared.items():
             self.digest_inputs(set_id, inputs)
             self.request.save_set(set_id, inputs)
 
@@ -379,7 +389,10 @@ class Build:
         spool = self._spool_file()
         start = spool.seek(0, os.SEEK_END)
         spool.write(rendered.content)
-        self._rendered[product] = (start, len(rendered.content), rendered.inputs)
+        shared, own = _parted(rendered.inputs)
+        set_id = _set_id(shared)
+        self._shared[set_id] = shared
+        self._rendered[product] = _Spooled(start, len(rendered.content), own, set_id)
 
     def _made(self, kind: str, name: str, hosts: Mapping[str, Host]) -> Rendered:
         renderer = self._rendering()
@@ -471,12 +484,11 @@ class Build:
     def _vault_problems(self) -> list[Problem]:
         return self._secrets().problems()
 
-    def _inputs(self) -> list[frozenset[str]]:
-        return [inputs for _, _, inputs in self._rendered.values()]
-
     def _remove_sets(self) -> None:
-        used = {Path(path).name for product in self.products for path in self.recorded(product.task) or ()}
-        used |= {_set_id(_shared(inputs)) for inputs in self._inputs()}  # of what is still to be put into its place
+        start = len(self._sets_folder)
+        recorded = (path for product in self.products for path in self.recorded(product.task) or ())
+        used = {path[start:] for path in recorded if path.startswith(self._sets_folder)}
+        used |= {made.set_id for made in self._rendered.values()}  # of what is still to be put into its place
         for set_id in self.sets():
             if set_id not in used:
                 self.state.remove(f"_inputs:{set_id}")
@@ -484,12 +496,12 @@ class Build:
                 self.state.drop_paths([self.paths.inputs(set_id)])
 
 
-def _shared(inputs: Iterable[str]) -> list[str]:
-    return sorted(path for path in inputs if path.startswith(_SHARED))
-
-
-def _own(inputs: Iterable[str]) -> list[str]:
-    return sorted(path for path in inputs if not path.startswith(_SHARED))
+def _parted(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Given inputs, return those that many products share, and the others, each sorted."""
+    parts: tuple[list[str], list[str]] = ([], [])
+    for path in sorted(inputs):
+        parts[not path.startswith(_SHARED)].append(path)
+    return parts
 
 
 def _set_id(inputs: Iterable[str]) -> str:

@@ -114,7 +114,7 @@ class Files:
         if not same:
             replace(Path(self._prefix + path), content)
             self._contents.pop(path, None)
-            self._states[path] = self._look(path)
+            self._states[path], self._modes[path] = state, _PRIVATE
         if self.outputs.get(path) != state:
             self.outputs[path] = state
             self.new_outputs.add(path)

@@ -297,7 +297,7 @@ def readable(value: Any) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # as a translation gives it; to ask for any Mapping takes several times as long
         source = value.get("source")
         if isinstance(source, str) and source.startswith("data:"):
             rest = {key: item for key, item in value.items() if key not in ("source", "compression")}

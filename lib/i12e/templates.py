@@ -207,9 +207,13 @@ class _Environment(jinja2.Environment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Given an object and a name after a dot, return what it is: a secret before a method of that name."""
-        if isinstance(obj, Group) and attribute in obj:
+        if type(obj) is Group and attribute in obj:  # isinstance() is slow for a Mapping, and this is every dot
             return obj[attribute]
         return super().getattr(obj, attribute)
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Return the globals as one mapping: Jinja copies them for every text, and its chain is slow to copy."""
+        return {**self.globals, **(d or {})}
 
     def _load_template(
         self,
@@ -450,7 +454,12 @@ def _plain(value: Any) -> Any:
 
 def quote(value: Any) -> str:
     """Given a value, return its text as one quoted YAML scalar (JSON's form, which YAML reads alike)."""
-    return flow(str(_plain(value)))
+    return _quoted(str(_plain(value)))
+
+
+@functools.lru_cache(maxsize=256)  # most of what is embedded is the same for all hosts
+def _quoted(text: str) -> str:
+    return flow(text)
 
 
 def shell_quote(value: Any) -> str:
