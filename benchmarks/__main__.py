@@ -44,13 +44,14 @@ def measured(folder: Path, hosts: int, rounds: int, alone: bool) -> table.Result
     _say(f"{hosts} hosts")
     cases = fleet.measure(small, fleet.ALL, rounds)
     _say(f"{large.hosts} hosts")
-    more = fleet.measure(large, (fleet.COLD, fleet.NO_OP, fleet.ONE_HOST), 1)
+    beside, cold = fleet.measure_growth(small, large)
+    more = {fleet.COLD: cold, **fleet.measure(large, (fleet.NO_OP, fleet.ONE_HOST), 1)}
     _say("processes, other tools")
-    starts = peers.starts(folder, rounds)
-    others = [] if alone else peers.measure(large, folder, CACHE, rounds)
+    build = peers.Way("i12e", small.jobs(fleet.COLD)[0], hosts)
+    others = peers.measure(build, large, folder, CACHE, rounds, alone)
     _say("butane")
     [text] = small.texts("server", 1).values()
-    return table.Result(hosts, LARGER, cases, more, starts, others, butane.measure(text, folder, rounds))
+    return table.Result(hosts, LARGER, cases, beside, more, others, butane.measure(text, folder, rounds))
 
 
 def _options() -> argparse.Namespace:

@@ -19,10 +19,11 @@ import yaml
 
 import butane
 from benchmarks.fleet import Fleet
-from benchmarks.measure import Job, in_turns, nothing
+from benchmarks.measure import Job, Prepare, in_turns, nothing
 from butane import dataurls
 
 TIMES = (1, 4, 16, 64)
+Action = tuple[Prepare, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def measure(text: str, folder: Path, rounds: int) -> Measured:
     path = folder / "server.bu"
     path.write_text(text)
     [spent] = in_turns(rounds, Job(folder, [[sys.executable, "-m", "butane", str(path)]]))
-    return Measured([_translated(with_files(text, times), rounds) for times in TIMES], spent.seconds)
+    return Measured(_translated([with_files(text, times) for times in TIMES], rounds), spent.seconds)
 
 
 def with_files(text: str, times: int) -> str:
@@ -69,19 +70,25 @@ def _at(node: Any, key: str) -> Any:
     return next(value for name, value in node.value if name.value == key)
 
 
-def _translated(text: str, rounds: int) -> Translated:
-    config = butane.translate(text).config
-    floor, warm, first = _best(
-        rounds,
+def _translated(texts: list[str], rounds: int) -> list[Translated]:
+    """Given texts, return what each takes, all in turns."""
+    configs = [butane.translate(text).config for text in texts]
+    actions = (_actions(text, config) for text, config in zip(texts, configs, strict=True))
+    found = iter(_best(rounds, *(action for three in actions for action in three)))
+    return [Translated(len(config["storage"]["files"]), next(found), next(found), next(found)) for config in configs]
+
+
+def _actions(text: str, config: dict[str, Any]) -> list[Action]:
+    """Given a text and its outcome, return the floor, the translation, and the one that remembers nothing."""
+    return [
         (nothing, lambda: (yaml.CLoader(text).get_single_node(), json.dumps(config))),
         (nothing, lambda: butane.translate(text).json),
         # private, but there is no other way to make it forget, and nobody else wants one
         (lambda number: dataurls._remembered.cache_clear(), lambda: butane.translate(text).json),  # noqa: SLF001
-    )
-    return Translated(len(config["storage"]["files"]), floor, warm, first)
+    ]
 
 
-def _best(rounds: int, *actions: tuple[Callable[[int], object], Callable[[], Any]]) -> list[float]:
+def _best(rounds: int, *actions: Action) -> list[float]:
     """Given a number of rounds and actions with what goes before, run them in turns; return the best of each."""
     best = [float("inf")] * len(actions)
     for number in range(5 * rounds):

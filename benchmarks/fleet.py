@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import Job, Prepare, Spent, in_turns, nothing
+from benchmarks.measure import Job, Prepare, Spent, best, in_turns, nothing
 from i12e import model
 from i12e.errors import UserError
 from i12e.files import Files
@@ -61,8 +61,12 @@ class Fleet:
 
     def measure(self, case: str, rounds: int) -> Pair:
         """Given an edit and the rounds, return what both sides take after it."""
+        return Pair(*in_turns(rounds * _TIMES.get(case, 1), *self.jobs(case)))
+
+    def jobs(self, case: str) -> tuple[Job, Job]:
+        """Given an edit, return what is done after it on both sides."""
         ours, bare = self._edits(case)
-        return Pair(*in_turns(rounds * _TIMES.get(case, 1), self.job(ours), self._bare_job(bare)))
+        return self.job(ours), self._bare_job(bare)
 
     def texts(self, role: str, count: int) -> dict[str, str]:
         """Given a role and a number, return the Butane texts of the first hosts of that role."""
@@ -153,10 +157,15 @@ def make_bare(place: Path, files: int) -> None:
 
 
 def measure(fleet: Fleet, cases: tuple[str, ...], rounds: int) -> dict[str, Pair]:
-    """Given a fleet that was never built, edits and the rounds, return what each edit takes."""
+    """Given a fleet, edits and the rounds, return what each edit takes."""
     found: dict[str, Pair] = {}
     for case in cases:
-        if case != COLD or rounds > 1:  # a fleet that was never built is as cold as can be
-            fleet.settle()
+        fleet.settle()
         found[case] = fleet.measure(case, rounds)
     return found
+
+
+def measure_growth(small: Fleet, large: Fleet) -> tuple[Spent, Pair]:
+    """Given two fleets, return what cold builds of the first take, and of the second on both sides, in turns."""
+    before, ours, bare, after = in_turns(1, small.jobs(COLD)[0], *large.jobs(COLD), small.jobs(COLD)[0])
+    return best([before, after]), Pair(ours, bare)

@@ -34,12 +34,42 @@ class Missing(Exception):
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way to do something for each of some hosts; a second job does it for fewer, so that a start can be left out."""
+
+    name: str
+    job: Job
+    hosts: int
+    fewer: Job | None = None
+    fewer_hosts: int = 0
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Its one or two jobs."""
+        return [self.job] if self.fewer is None else [self.job, self.fewer]
+
+    def per_host(self, spent: Sequence[Spent]) -> Spent:
+        """Given what its jobs took, return what one host takes."""
+        whole = spent[0] if self.fewer is None else spent[0] - spent[1]
+        return whole.over(self.hosts - self.fewer_hosts)
+
+
+@dataclass(frozen=True)
 class PerHost:
     """What a way to do it takes for each host, or why that is not known."""
 
     name: str
     spent: Spent | None
     why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a cold build takes for each host, and the other ways, in turns with it."""
+
+    ours: Spent
+    starts: list[PerHost]
+    tools: list[PerHost]
 
 
 @dataclass(frozen=True)
@@ -55,25 +85,31 @@ class Texts:
         return {f"v{number}": text for number, text in enumerate(self.own[host])}
 
 
-def measure(fleet: Fleet, folder: Path, cache: Path, rounds: int) -> list[PerHost]:
-    """Given a fleet that was built, a folder to work in, the cache of programs, and the rounds, measure the others."""
+def measure(cold: Way, fleet: Fleet, folder: Path, cache: Path, rounds: int, alone: bool) -> Others:
+    """Given a cold build, a fleet with enough agents, a folder to work in, the cache of programs, the rounds, and
+    whether no other tool is wanted, measure the other ways in turns with the build.
+    """
     texts = shared_lines(fleet.texts("agent", HOSTS))
-    found = []
-    for name, ways in (("ansible-core", _ansible), ("helm template", _helm)):
+    ready: list[Way | PerHost] = []
+    for name, get_ready in () if alone else (("ansible-core", _ansible), ("helm template", _helm)):
         work = folder / name.partition(" ")[0]
         work.mkdir()
         try:
-            found.append(PerHost(*ways(work, cache, texts, min(rounds, _ROUNDS))))
+            ready.append(get_ready(work, cache, texts))
         except (Missing, Failed) as error:
-            found.append(PerHost(name, None, str(error)))
-    return found
+            ready.append(PerHost(name, None, str(error)))
+    ways = [cold, *_starts(folder), *(way for way in ready if isinstance(way, Way))]
+    took = iter(in_turns(min(rounds, _ROUNDS), *(job for way in ways for job in way.jobs)))
+    found = {way.name: way.per_host([next(took) for _ in way.jobs]) for way in ways}
+    starts = [PerHost(way.name, found[way.name]) for way in ways[1:3]]
+    tools = [PerHost(way.name, found[way.name]) if isinstance(way, Way) else way for way in ready]
+    return Others(found[cold.name], starts, tools)
 
 
-def starts(folder: Path, rounds: int) -> list[PerHost]:
-    """Given a folder and the rounds, return what starting a process for each host takes, of the two simplest kinds."""
+def _starts(folder: Path) -> list[Way]:
+    """Return the two simplest processes, one for each host."""
     commands = {"a process: `true`": ["true"], "a process: `python -c pass`": [sys.executable, "-c", "pass"]}
-    jobs = [Job(folder, [command] * HOSTS) for command in commands.values()]
-    return [PerHost(name, spent.over(HOSTS)) for name, spent in zip(commands, in_turns(rounds, *jobs), strict=True)]
+    return [Way(name, Job(folder, [command] * HOSTS), HOSTS) for name, command in commands.items()]
 
 
 def shared_lines(texts: dict[str, str]) -> Texts:
@@ -96,7 +132,7 @@ def shared_lines(texts: dict[str, str]) -> Texts:
 # --- Ansible
 
 
-def _ansible(folder: Path, cache: Path, texts: Texts, rounds: int) -> tuple[str, Spent]:
+def _ansible(folder: Path, cache: Path, texts: Texts) -> Way:
     program = _environment(cache) / "bin/ansible-playbook"
     out = folder / "out"
     _write_playbook(folder, texts)
@@ -115,12 +151,12 @@ def _ansible(folder: Path, cache: Path, texts: Texts, rounds: int) -> tuple[str,
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
 
-    limited = Job(folder, [[*command, "--limit", few]], remove, environ)
-    less, spent = in_turns(rounds, limited, Job(folder, [command], remove, environ))
+    job = Job(folder, [command], remove, environ)
+    job.run(0)
     for name, text in texts.whole.items():
         _compare("ansible-core", text, (out / name).read_text())
-    version = _installed(program, _ANSIBLE)
-    return f"ansible-core {version}", (spent - less).over(len(texts.whole) - _FEW)
+    limited = Job(folder, [[*command, "--limit", few]], remove, environ)
+    return Way(f"ansible-core {_installed(program, _ANSIBLE)}", job, len(texts.whole), limited, _FEW)
 
 
 def _write_playbook(folder: Path, texts: Texts) -> None:
@@ -140,20 +176,16 @@ def _write_playbook(folder: Path, texts: Texts) -> None:
 # --- helm
 
 
-def _helm(folder: Path, cache: Path, texts: Texts, rounds: int) -> tuple[str, Spent]:
+def _helm(folder: Path, cache: Path, texts: Texts) -> Way:
     program = _helm_program(cache)
     _write_chart(folder, texts)
     environ = {f"HELM_{kind}_HOME": str(folder / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
-    commands = {
-        name: [program, "template", name, "chart", "--values", f"{name}.json"] for name in texts.whole
-    }  # fmt: skip
-    [spent] = in_turns(rounds, Job(folder, list(commands.values()), environ=environ))
-    name, text = next(iter(texts.whole.items()))
-    said = _said(commands[name], folder, environ)
-    _compare("helm", text.strip(), said[said.index(text[:10]) :].strip())
-    return f"`helm template` {_said([program, 'version', '--short'], folder, environ).strip()}", spent.over(
-        len(commands)
-    )
+    commands = {name: [program, "template", name, "chart", "--values", f"{name}.json"] for name in texts.whole}
+    for name, text in texts.whole.items():
+        said = _said(commands[name], folder, environ)
+        _compare("helm", text.strip(), said[said.index(text[:10]) :].strip())
+    version = _said([program, "version", "--template", "{{ .Version }}"], folder, environ)
+    return Way(f"helm {version}", Job(folder, list(commands.values()), environ=environ), len(commands))
 
 
 def _write_chart(folder: Path, texts: Texts) -> None:

@@ -10,7 +10,7 @@ from benchmarks import fleet
 from benchmarks.butane import Measured
 from benchmarks.fleet import Pair
 from benchmarks.measure import Spent
-from benchmarks.peers import PerHost
+from benchmarks.peers import Others, PerHost
 
 START, END = "<!-- benchmark -->", "<!-- end -->"
 
@@ -22,9 +22,10 @@ class Result:
     hosts: int
     larger: int
     cases: dict[str, Pair]
+    beside: Spent
+    """A cold build in turns with the one of the larger fleet."""
     more: dict[str, Pair]
-    starts: list[PerHost]
-    others: list[PerHost]
+    others: Others
     butane: Measured
 
 
@@ -59,7 +60,7 @@ def markdown(result: Result) -> str:
             of_aims(aims(result)),
             of_fleet(result.hosts, result.cases),
             of_fleet(result.hosts * result.larger, result.more),
-            of_others(_per_host(result), [*result.starts, *result.others]),
+            of_others(result.others),
             of_butane(result.butane),
         ]
     )
@@ -67,14 +68,14 @@ def markdown(result: Result) -> str:
 
 def aims(result: Result) -> list[Aim]:
     """Given what was measured, return the aims of issue 4, and of lib/butane's."""
-    cold, no_op, one = (result.cases[case] for case in (fleet.COLD, fleet.NO_OP, fleet.ONE_HOST))
+    no_op, one = result.cases[fleet.NO_OP], result.cases[fleet.ONE_HOST]
     above = one.ours - no_op.ours
     memory = max(pair.ours.memory for pair in result.more.values())
     many = result.hosts * result.larger
-    per_host = cold.ours.over(result.hosts)
-    linear = _ratio(result.more[fleet.COLD].ours.over(many), per_host)
+    linear = _ratio(result.more[fleet.COLD].ours.over(many), result.beside.over(result.hosts))
+    ours, tools = result.others.ours, result.others.tools
     return [
-        *(_share(other, limit, per_host) for other, limit in zip(result.others, (25, 20), strict=False)),
+        *(_share(tool, limit, ours) for tool, limit in zip(tools, (25, 20), strict=False)),
         Aim("nothing to do, over bare doit", 1.3, *_ratio(no_op.ours, no_op.bare)),
         Aim("one host edited, above nothing to do", 0.5, above.seconds, above.processor, "s"),
         Aim(f"cold, for each of {many:,} hosts, over {result.hosts:,}", 1.2, *linear),
@@ -115,11 +116,11 @@ def _pair(pair: Pair) -> list[str]:
     return [*times, str(pair.ours.memory)]
 
 
-def of_others(per_host: Spent, others: Iterable[PerHost]) -> str:
-    """Given what a host takes in a cold build, and other ways, return the table."""
+def of_others(others: Others) -> str:
+    """Given what a host takes in a cold build and otherwise, return the table."""
     head = ["for each host, ms", "by the clock", "of a processor", "i12e takes", "by processor time"]
-    ours = ["i12e, cold", *_milliseconds(per_host), "", ""]
-    return _table(head, [ours, *(_other(other, per_host) for other in others)])
+    ours = ["i12e, cold", *_milliseconds(others.ours), "", ""]
+    return _table(head, [ours, *(_other(other, others.ours) for other in (*others.starts, *others.tools))])
 
 
 def _other(other: PerHost, per_host: Spent) -> list[str]:
@@ -158,10 +159,6 @@ def record(page: Path, text: str) -> None:
     before, _, rest = page.read_text().partition(START)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{START}\n{text}\n{END}{after}")
-
-
-def _per_host(result: Result) -> Spent:
-    return result.cases[fleet.COLD].ours.over(result.hosts)
 
 
 def _ratio(ours: Spent, other: Spent) -> tuple[float, float]:

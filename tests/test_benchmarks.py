@@ -14,7 +14,7 @@ import pytest
 import butane
 from benchmarks import measure, peers, table
 from benchmarks.butane import with_files
-from benchmarks.fleet import Fleet
+from benchmarks.fleet import SERVERS, Fleet
 from benchmarks.measure import Spent
 from conftest import ROOT, Project
 
@@ -59,13 +59,18 @@ def test_a_tool_that_cannot_be_had_says_so_and_the_others_go_on(
     for name in ("PIP_NO_INDEX", "UV_NO_INDEX"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("UV_NO_CACHE", "1")
-    fleet = Fleet(tmp_path, 5)
-    fleet.job().run(0)
-    found = peers.measure(fleet, tmp_path, tmp_path / "cache", 1)
-    assert [(one.name, one.spent) for one in found if one.name.startswith("ansible")] == [("ansible-core", None)]
-    assert len(found) == 2
-    assert "network" in found[0].why_not
-    assert "not measured: could not be installed" in table.of_others(Spent(1, 1), found)
+    cold = peers.Way("i12e", measure.Job(tmp_path, [["true"]]), 1)
+    found = peers.measure(cold, Fleet(tmp_path, peers.HOSTS + SERVERS), tmp_path, tmp_path / "cache", 1, alone=False)
+    assert [tool.name.partition(" ")[0] for tool in found.tools] == ["ansible-core", "helm"]
+    assert found.tools[0].spent is None
+    assert "not measured: could not be installed" in table.of_others(found)
+    assert all(start.spent and start.spent.seconds > 0 for start in found.starts)
+
+
+def test_the_start_of_a_tool_is_left_out_where_it_ran_for_fewer_hosts_too(tmp_path: Path) -> None:
+    job = measure.Job(tmp_path, [["true"]])
+    assert peers.Way("x", job, 20, job, 2).per_host([Spent(10, 19, 3), Spent(1, 1, 2)]) == Spent(0.5, 1, 3)
+    assert peers.Way("x", job, 20).per_host([Spent(10, 20, 3)]) == Spent(0.5, 1, 3)
 
 
 def test_lines_that_differ_are_variables_and_the_rest_is_literal() -> None:
