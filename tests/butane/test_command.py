@@ -244,3 +244,12 @@ def test_it_is_a_program(tmp_path: Path) -> None:
     done = subprocess.run(command, input=HEADER.encode(), cwd=tmp_path, env=environ, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert stat.S_IMODE((tmp_path / "out.ign").stat().st_mode) & 0o111 == 0
+
+
+def test_the_example_of_the_readme_is_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    readme = Path(butane.__file__).with_name("README.md").read_text()
+    make, command, *shown = readme.partition("```console\n")[2].partition("```\n")[0].splitlines(keepends=True)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["sh", "-c", make.removeprefix("$ ")], check=True)
+    done = run(monkeypatch, "", *command.removeprefix("$ python -m butane ").split())
+    assert (done.status, done.out, done.err) == (0, "", "".join(shown))
