@@ -9,20 +9,69 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from i12e import checks, engine
+from i12e import checks, engine, paths, questions
 
 ROOT = Path(__file__).resolve().parent
-DOIT_CONFIG = engine.configure(ROOT, default_tasks=["render"])
+DOIT_CONFIG = engine.configure(ROOT, default_tasks=["render", "helm_values"])
+BUILD = DOIT_CONFIG["build"]
 
 
 def task_build() -> Iterator[engine.TaskDict]:
-    """Hosts, secrets and templates to one Ignition config a host."""
+    """Hosts, secrets and templates to one Ignition config a host and the values of each Helm release."""
     yield from engine.build_tasks(DOIT_CONFIG)
+
+
+def task_init() -> engine.TaskDict:
+    """A cluster of your own: key, secrets, host files, from questions or from options."""
+    options = [engine.option(question.option, question.ask) for question in questions.CLUSTER]
+    options += [
+        engine.option("recipient", "public keys (age1..., with commas) that open the secrets too"),
+        engine.option("paper", "make a second key and show it once, to be written down", bool, False),
+        engine.option("yes", "ask nothing: what no option says is the default", bool, False),
+    ]
+    return engine.asking("init", engine.later("init.make", BUILD), "make a cluster of your own", options)
+
+
+def task_secrets() -> Iterator[engine.TaskDict]:
+    """The secret files: edited, and sealed to other people."""
+    name = engine.option("name", "the secret file, without its ending; a new one is made")
+    for file in (None, *paths.secret_names(BUILD.paths)):
+        task = "secrets_edit" if file is None else f"secrets_edit:{file}"
+        yield engine.asking(task, engine.later("edit.edit", BUILD, file), "edit a secret file in your editor", [name])
+    yield engine.asking(
+        "secrets_rekey",
+        engine.later("rekey.rekey", BUILD),
+        "seal all secrets to the recipients of .sops.yaml",
+        [
+            engine.option("add", "public keys (age1..., with commas) that shall open the secrets too"),
+            engine.option("retire", "public keys that shall not any more"),
+        ],
+    )
+
+
+def task_secrets_check() -> engine.TaskDict:
+    """See that nothing under secrets/ is plain; also the pre-commit hook."""
+    return engine.aside("secrets_check", "all sealed", engine.later("sealed.check", ROOT))
 
 
 def task_lock() -> engine.TaskDict:
     """What hosts download, with hashes: into artifacts.lock (--check: compare only)."""
     return engine.lock_task(DOIT_CONFIG)
+
+
+def task_show() -> Iterator[engine.TaskDict]:
+    """What a host is rendered to, for a person to look at (--ignition, --reveal)."""
+    yield from engine.show_tasks(DOIT_CONFIG)
+
+
+def task_schema() -> engine.TaskDict:
+    """The JSON Schemas of cluster and host files, and docs/reference.md."""
+    return engine.aside("schema", "docs/schema, docs/reference.md", partial(checks.write_schemas, ROOT))
+
+
+def task_bench() -> engine.TaskDict:
+    """How long a fleet takes, beside bare doit and other tools: the tables of docs/performance.md."""
+    return engine.aside("bench", "measured", partial(checks.run_benchmarks, ROOT), checks.BENCHMARKS)
 
 
 def task_test() -> engine.TaskDict:

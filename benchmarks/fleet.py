@@ -1,25 +1,33 @@
-"""How long a build of many hosts takes, beside bare doit with as many tasks of one file and one target each.
+"""A fleet of hosts from the real templates, with the real sops, beside bare doit with as many tasks.
 
-    .venv/bin/python benchmarks/fleet.py [HOSTS] [ROUNDS]
-
-Both run in the same minute on the same machine, in turns, as processes of their own; the figures are the
-best of the rounds and their ratio. The hosts are rendered from the real templates, with the real sops.
+A task of bare doit has one file dependency and one target. Both sides run in turns, as processes of their own.
 """
 
 from __future__ import annotations
 
-import os
-import resource
+import compileall
+import functools
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.measure import Job, Prepare, Spent, in_turns, nothing
+from i12e import model
+from i12e.errors import UserError
+from i12e.files import Files
+from i12e.paths import EXAMPLE, Paths, host_names
+from i12e.render import Renderer
+from i12e.secrets import Vault
+
+SERVERS = 3
 ROOT = Path(__file__).resolve().parent.parent
-BARE = """
+COLD, NO_OP, ONE_HOST = "cold", "nothing to do", "one host edited"
+TEMPLATE, CLUSTER = "a shared template edited", "cluster.yaml edited"
+ALL = (COLD, NO_OP, ONE_HOST, TEMPLATE, CLUSTER)
+# What takes a moment is timed more often: the machine's noise is as long.
+_TIMES = {NO_OP: 5, ONE_HOST: 3}
+_BARE = """
 import os
 NAMES = sorted(os.listdir("in"))
 
@@ -33,102 +41,122 @@ def task_copy():
 """
 
 
-def fleet(place: Path, hosts: int) -> None:
-    """Given a folder and a number, make a checkout with that many hosts, three of them servers."""
+@dataclass(frozen=True)
+class Pair:
+    """What i12e took, and bare doit."""
+
+    ours: Spent
+    bare: Spent
+
+
+class Fleet:
+    """A checkout with many hosts, and a doit project of as many tasks."""
+
+    def __init__(self, folder: Path, hosts: int) -> None:
+        self.hosts = hosts
+        self.place = folder / f"fleet-{hosts}"
+        self.bare = folder / f"bare-{hosts}"
+        make(self.place, hosts)
+        make_bare(self.bare, hosts)
+
+    def measure(self, case: str, rounds: int) -> Pair:
+        """Given an edit and the rounds, return what both sides take after it."""
+        ours, bare = self._edits(case)
+        return Pair(*in_turns(rounds * _TIMES.get(case, 1), self.job(ours), self._bare_job(bare)))
+
+    def texts(self, role: str, count: int) -> dict[str, str]:
+        """Given a role and a number, return the Butane texts of the first hosts of that role."""
+        paths = Paths(self.place, EXAMPLE)
+        files = Files(paths.root)
+        names = host_names(paths)
+        servers = [name for name in names if name.startswith("server")]
+        wanted = [name for name in names if name.startswith(role)][:count]
+        found = model.load_fleet(paths.hosts, paths.env, list(dict.fromkeys([*servers, *wanted])), files.read)
+        hosts, cluster = found.hosts, found.cluster
+        if cluster is None or found.problems:
+            raise UserError(found.problems)
+        renderer = Renderer(paths, files, Vault(paths, files), lambda: model.servers(hosts), lambda: cluster)
+        return {name: renderer.text(hosts[name]) for name in wanted}
+
+    def settle(self) -> None:
+        """Do what the last edit left to do, twice: stamps of outputs prove something only after a moment."""
+        for number in range(2):
+            self.job().run(number)
+            self._bare_job().run(number)
+
+    def job(self, prepare: Prepare = nothing) -> Job:
+        """Given what is done before each round, return a build of this fleet, with its own copy of the code."""
+        return Job(self.place, [["./doit"]], prepare, {"PYTHONPATH": str(self.place / "lib")})
+
+    def _bare_job(self, prepare: Prepare = nothing) -> Job:
+        return Job(self.bare, [[sys.executable, "-m", "doit"]], prepare)
+
+    def _edits(self, case: str) -> tuple[Prepare, Prepare]:
+        example = self.place / "hosts/example"
+        one = functools.partial(_append, self.bare / "in/f1", "more {}\n")
+        edits: dict[str, tuple[Prepare, Prepare]] = {
+            COLD: (functools.partial(_remove, self.place), functools.partial(_remove, self.bare)),
+            NO_OP: (nothing, nothing),
+            ONE_HOST: (functools.partial(_append, example / "agent-1.yaml", "  edit-{}: x\n"), one),
+            TEMPLATE: (functools.partial(_append, self.place / "templates/files/system.conf", "# {}\n"), one),
+            CLUSTER: (
+                functools.partial(_prepend, example / "cluster.yaml", "# {}\n"),
+                one,
+            ),  # the end belongs to a release
+        }
+        return edits[case]
+
+
+def _append(path: Path, text: str, number: int) -> None:
+    with path.open("a") as file:
+        file.write(text.format(number))
+
+
+def _prepend(path: Path, text: str, number: int) -> None:
+    path.write_text(text.format(number) + path.read_text())
+
+
+def _remove(place: Path, number: int) -> None:
+    shutil.rmtree(place / "build", ignore_errors=True)
+    for path in (*place.glob("out/*"), *place.glob(".doit.db*")):
+        path.unlink()
+
+
+def make(place: Path, hosts: int) -> None:
+    """Given a folder that is not there and a number, make a checkout with that many hosts, three of them servers."""
+    folder = place / "hosts/example"
+    folder.mkdir(parents=True)
     for name in ("dodo.py", "doit", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
         shutil.copy(ROOT / name, place)
     for name in ("lib", "templates", "secrets"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(place / "lib", quiet=1)
     (place / ".venv").symlink_to(Path(sys.prefix))
-    folder = place / "hosts/example"
-    folder.mkdir(parents=True)
     cluster = (ROOT / "hosts/example/cluster.yaml").read_text().replace("10.42.0.0/16", "10.128.0.0/10")
     (folder / "cluster.yaml").write_text(
         cluster.replace("192.0.2.0/24", "10.0.0.0/12").replace("192.0.2.10", "10.1.0.1")
     )
     for number in range(hosts):
-        role, index = ("server", number + 1) if number < 3 else ("agent", number - 2)
+        role, index = ("server", number + 1) if number < SERVERS else ("agent", number - SERVERS + 1)
         address = f"10.2.{number // 250}.{number % 250 + 2}"
         text = f"role: {role}\naddresses: [{address}]\nlabels:\n  disk: ssd\n  rack: r{number % 40}\n"
         (folder / f"{role}-{index}.yaml").write_text(text)
 
 
-def bare(place: Path, files: int) -> None:
-    """Given a folder and a number, make a doit project of that many tasks."""
+def make_bare(place: Path, files: int) -> None:
+    """Given a folder that is not there and a number, make a doit project of that many tasks."""
     (place / "in").mkdir(parents=True)
     (place / "out").mkdir()
-    (place / "dodo.py").write_text(BARE)
+    (place / "dodo.py").write_text(_BARE)
     for number in range(files):
         (place / f"in/f{number}").write_text(f"content {number}\n")
 
 
-def timed(place: Path, *command: str) -> float:
-    """Given a folder and a command, run it there; return the seconds that it took."""
-    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    start = time.perf_counter()
-    subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL, env=environ)
-    return time.perf_counter() - start
-
-
-def main(hosts: int, rounds: int) -> None:
-    """Print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        ours, plain = Path(folder, "fleet"), Path(folder, "bare")
-        ours.mkdir()
-        fleet(ours, hosts)
-        bare(plain, hosts)
-        print(f"{hosts} hosts, best of {rounds} (nothing to do: of {5 * rounds}), seconds\n")
-        print("| | i12e | bare doit | ratio |\n|---|---|---|---|")
-        for name, prepare_ours, prepare_bare in cases(ours, plain):
-            # what takes a moment is timed more often: the machine's noise is as long
-            report(name, ours, plain, prepare_ours, prepare_bare, rounds * (5 if name == "nothing to do" else 1))
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-        print(f"\npeak memory of any process: {peak} MB")
-
-
-Prepare = Callable[[int], object]
-
-
-def cases(ours: Path, plain: Path) -> list[tuple[str, Prepare, Prepare]]:
-    """Given both projects, return the edits to be timed, as actions of the round's number."""
-
-    def cold(place: Path, *made: str) -> Prepare:
-        def remove(number: int) -> None:
-            for name in made:
-                shutil.rmtree(place / name, ignore_errors=True)
-                Path(place, name).unlink(missing_ok=True) if Path(place, name).is_file() else None
-            if "out" in made:
-                (place / "out").mkdir()
-
-        return remove
-
-    def append(path: Path, text: str) -> Prepare:
-        return lambda number: path.open("a").write(text.format(number))
-
-    example = ours / "hosts/example"
-    one = append(plain / "in/f7", "more {}\n")
-    return [
-        ("cold", cold(ours, "build"), cold(plain, "out", ".doit.db", ".doit.db.dat", ".doit.db.dir", ".doit.db.bak")),
-        ("nothing to do", lambda number: None, lambda number: None),
-        ("one host edited", append(example / "agent-5.yaml", "  edit-{0}: x\n"), one),
-        ("a shared template edited", append(ours / "templates/files/system.conf", "# {}\n"), one),
-        ("cluster.yaml edited", append(example / "cluster.yaml", "# {}\n"), one),
-    ]
-
-
-def report(name: str, ours: Path, plain: Path, prepare_ours: Prepare, prepare_bare: Prepare, rounds: int) -> None:
-    """Given an edit, time both sides in turns and print their row."""
-    best_ours = best_bare = float("inf")
-    timed(ours, "./doit")  # what the last case left is done, and its stamps have settled
-    timed(ours, "./doit")
-    os.sync()  # what was written so far is not to be written back while the clock runs
-    for number in range(rounds):
-        prepare_ours(number)
-        best_ours = min(best_ours, timed(ours, "./doit"))
-        prepare_bare(number)
-        best_bare = min(best_bare, timed(plain, sys.executable, "-m", "doit"))
-    print(f"| {name} | {best_ours:.2f} | {best_bare:.2f} | {best_ours / best_bare:.2f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main(*(int(argument) for argument in (sys.argv[1:] + ["1000", "5"][len(sys.argv) - 1 :])))
+def measure(fleet: Fleet, cases: tuple[str, ...], rounds: int) -> dict[str, Pair]:
+    """Given a fleet that was never built, edits and the rounds, return what each edit takes."""
+    found: dict[str, Pair] = {}
+    for case in cases:
+        if case != COLD or rounds > 1:  # a fleet that was never built is as cold as can be
+            fleet.settle()
+        found[case] = fleet.measure(case, rounds)
+    return found

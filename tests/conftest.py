@@ -16,7 +16,8 @@ import pytest
 from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 
-from i12e import engine
+import helm
+from i12e import engine, programs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,15 @@ def ignition_validate() -> str:
     """The path of the real ignition-validate."""
     found = shutil.which("ignition-validate")
     need(found, "ignition-validate (Debian: apt-get install ignition)")
+    assert found
+    return found
+
+
+@pytest.fixture(scope="session")
+def real_helm() -> str:
+    """The path of the real helm."""
+    found = helm.find()
+    need(found, "helm (python tests/helm.py brings it)")
     assert found
     return found
 
@@ -83,6 +93,22 @@ class Project:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
 
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Given a path, a text that stands in the file and another one, put that in its place."""
+        text = (self.root / path).read_text()
+        assert old in text
+        self.write(path, text.replace(old, new, 1))
+
+    def seal(self, name: str, plain: str) -> None:
+        """Given a secret file's name and its content, seal that to the demo key with the real sops."""
+        key = (ROOT / "secrets/example/demo-key-PUBLIC.txt").read_text()
+        recipient = next(line.split()[-1] for line in key.splitlines() if "public key" in line)
+        kinds = ("--input-type", "yaml", "--output-type", "yaml")
+        command = ("--config", "/dev/null", "encrypt", "--age", recipient, *kinds, "/dev/stdin")
+        done = programs.run(programs.sops(), "--disable-version-check", *command, stdin=plain)
+        assert done.status == 0, done.complaint
+        self.write(f"secrets/example/{name}.yaml", done.output)
+
     def doit(self, *args: str, tasks: Tasks | None = None) -> Done:
         """Given arguments, run doit in this process as ./doit would; `tasks` gives further task creators."""
         out, err = io.StringIO(), io.StringIO()
@@ -117,7 +143,7 @@ class _Loader(ModuleTaskLoader):
         self._tasks = tasks
 
     def setup(self, opt_values: Any) -> None:
-        config = engine.configure(self._root, default_tasks=["render"])
+        config = engine.configure(self._root, default_tasks=["render", "helm_values"])
         self.namespace = {"DOIT_CONFIG": config, "task_build": lambda: engine.build_tasks(config)}
         if self._tasks:
             more = self._tasks

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import pytest
 
 from conftest import ROOT, Project
 from i12e import engine, lock
-from i12e.errors import Problem, UserError
+from i12e.errors import Problem, UsageError, UserError
+from i12e.files import Files
+from i12e.state import State
 
 YES = {"name": "yes", "long": "yes", "type": bool, "default": False}
 
@@ -125,9 +129,9 @@ def test_json_tells_problems_with_their_places(small: Project) -> None:
 
 
 def test_list_shows_each_verb_once_and_with_all_every_host(small: Project) -> None:
-    assert [line.split()[0] for line in small.doit("list").out.splitlines()] == ["render"]
+    assert [line.split()[0] for line in small.doit("list").out.splitlines()] == ["helm_values", "render"]
     names = [line.split()[0] for line in small.doit("list", "--all").out.splitlines()]
-    assert names == ["render", "render:agent-1", "render:server-1"]
+    assert names == ["helm_values", "render", "render:agent-1", "render:server-1"]
 
 
 def test_info_shows_every_input_down_to_the_secret_file(small: Project) -> None:
@@ -178,6 +182,104 @@ def test_warnings_are_told_at_every_run(small: Project) -> None:
 def test_a_bare_doit_gets_the_same_parts_from_pyproject_as_the_launcher() -> None:
     plugins = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["doit"]["plugins"]
     assert {kind.upper(): names for kind, names in plugins.items()} == engine.PLUGINS
+
+
+# --- waiting for a person
+
+IS_FREE = (
+    "import sys; from pathlib import Path; from i12e import lock\n"
+    "try: lock.take(Path(sys.argv[1]), 'x')\n"
+    "except lock.Held: sys.exit(1)\n"
+)
+
+
+def is_free(project: Project) -> bool:
+    """Given a project, tell whether another process could write now."""
+    command = [sys.executable, "-c", IS_FREE, str(project.root / "build/example/lock")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    return subprocess.run(command, env=environ, check=False).returncode == 0
+
+
+def asks(action: Callable[..., Any], *names: str) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
+    """Given an action of a build, return task creators of tasks that wait for a person."""
+
+    def tasks(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        build = config["build"]
+        return (engine.asking(name, functools.partial(action, build), "ask") for name in names or ("ask",))
+
+    return tasks
+
+
+def test_while_a_person_is_waited_for_others_may_write_and_before_and_after_they_may_not(small: Project) -> None:
+    seen: list[bool] = []
+
+    def action(build: Any) -> None:
+        seen.append(is_free(small))
+        with build.request.pause():
+            seen.append(is_free(small))
+        seen.append(is_free(small))
+
+    assert small.doit("ask", tasks=asks(action)).status == 0
+    assert seen == [False, True, False]
+
+
+def test_tasks_that_wait_for_a_person_run_one_after_another_also_with_n(small: Project) -> None:
+    threads: list[bool] = []
+    here = threading.current_thread()
+    action = asks(lambda build: threads.append(threading.current_thread() is here), "a", "b", "c")
+    assert small.doit("-n", "3", "a", "b", "c", tasks=action).status == 0
+    assert threads == [True, True, True]
+
+
+def test_what_was_done_before_a_pause_is_kept_when_the_run_is_killed_in_it(small: Project) -> None:
+    def action(build: Any) -> None:
+        build.state.set("mark", "deps:", ["x"])
+        with build.request.pause():
+            assert State(small.root / "build/example/state.db", Files(small.root)).get("mark", "deps:") == ["x"]
+
+    assert small.doit("ask", tasks=asks(action)).status == 0
+
+
+def test_steps_and_notes_are_told_as_lines_or_in_the_document(small: Project) -> None:
+    def action(build: Any) -> None:
+        build.tell("WRITE", "a", "new")
+        build.tell("KEEP", "b", result="kept")
+        build.note("think of it")
+
+    done = small.doit("ask", tasks=asks(action))
+    assert done.lines == ["WRITE    a  (new)", "KEEP     b"]
+    assert "1 done" in done.out
+    assert done.err == "think of it\n"
+    document = json.loads(small.doit("--json", "ask", tasks=asks(action)).out)
+    assert [(step["what"], step["result"]) for step in document["results"]] == [("a", "done"), ("b", "kept")]
+    assert document["warnings"] == ["think of it"]
+
+
+def test_steps_that_were_done_before_a_task_failed_are_told_too(small: Project) -> None:
+    def action(build: Any) -> None:
+        build.tell("WRITE", "a")
+        raise UserError(Problem("b", None, None, "cannot be"))
+
+    done = small.doit("ask", tasks=asks(action))
+    assert done.lines == ["WRITE    a"]
+    assert "1 problem, 1 done before that" in done.out
+
+
+def test_options_that_do_not_fit_are_status_3_with_all_that_is_wrong(small: Project) -> None:
+    def action(build: Any) -> None:
+        raise UsageError([Problem("", None, None, "--a: is wrong"), Problem("", None, None, "--b: too")])
+
+    done = small.doit("ask", tasks=asks(action))
+    assert done.status == 3
+    assert done.err.splitlines() == ["--a: is wrong", "--b: too"]
+
+
+def test_what_an_action_needs_is_imported_when_it_is_run_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    action = engine.later("nosuch.function", 1)
+    with pytest.raises(ImportError):
+        action()
+    monkeypatch.setattr(sys.modules["i12e.lock"], "seconds", lambda *words, **named: (words, named))
+    assert engine.later("lock.seconds", 1)(two=2) == ((1,), {"two": 2})
 
 
 # --- with processes of their own

@@ -1,6 +1,6 @@
-"""Exact rebuilds: after any edits exactly those hosts are rendered one of whose inputs changed.
+"""Exact rebuilds: after any edits exactly those hosts and releases are made one of whose inputs changed.
 
-Random worlds of templates are made from a few operations, so what each host looks at is known from the
+Random worlds of templates are made from a few operations, so what each of them looks at is known from the
 world itself, without asking the code under test: `inputs_of` walks the operations as a reader would.
 """
 
@@ -22,6 +22,7 @@ MANY = 400 if os.environ.get("I12E_SWEEP") == "full" else 20
 TEMPLATES = ["files/a", "files/b", "files/c", "parts/d", "parts/e"]
 LOCALS = ["motd", "issue"]
 SECRETS = ["cluster", "extra"]
+RELEASES = ["r1", "r2"]
 ABSENT = None
 
 Op = tuple[str, ...]
@@ -34,6 +35,7 @@ class World:
     project: Project
     templates: dict[str, list[Op]] = field(default_factory=dict)  # path below templates/ -> operations
     hosts: dict[str, dict[str, str]] = field(default_factory=dict)
+    releases: dict[str, str] = field(default_factory=dict)  # by their names: their versions
     with_vip: bool = True
     nonce: int = 0
 
@@ -59,7 +61,14 @@ class World:
         """Put the cluster's file on the disk."""
         vip = ", vip: {address: 192.0.2.10, version: v1.0.1, interface: eth0}"
         text = SMALL_CLUSTER if self.with_vip else SMALL_CLUSTER.replace(vip, "")
-        self.project.write("hosts/example/cluster.yaml", f"{text}# {self.nonce}\n")
+        of = "chart: x, repository: https://charts.example.com, namespace: x"
+        releases = "".join(f"  {name}: {{{of}, version: {version}}}\n" for name, version in self.releases.items())
+        helm = f"helm:\n{releases}" if releases else ""
+        self.project.write("hosts/example/cluster.yaml", f"# {self.nonce}\n{text}{helm}")
+
+    def products(self) -> list[str]:
+        """Return the names of all that is made."""
+        return [*self.hosts, *self.releases]
 
     def found(self, name: str) -> str:
         """Return where a template's name is found: the user's, or ours."""
@@ -69,6 +78,8 @@ class World:
 def text_of(path: str, ops: list[Op]) -> str:
     """Given a template's path and its operations, return its text. All of it stays in comments of the Butane text."""
     head = "variant: flatcar\nversion: 1.1.0\n" if "/butane/" in f"/{path}" else f"# {path}\n"
+    if "/helm/" in f"/{path}":
+        return "".join(f"a{number}: {line(op)}\n" for number, op in enumerate(ops))
     return head + "".join(f"# {line(op)}\n" for op in ops) + payload(path)
 
 
@@ -101,8 +112,12 @@ def line(op: Op) -> str:
 
 
 def inputs_of(world: World, host: str) -> set[str]:
-    """Given a world and a host, return every path that a reader of the templates says it depends on."""
-    found = {f"hosts/example/{host}.yaml", "hosts/example/cluster.yaml"}
+    """Given a world and a host or a release, return every path that a reader of the templates says it depends on."""
+    if host in world.releases:
+        found = {"cluster", f"release {host}"}
+        visit(world, host, f"helm/{host}.yaml.j2", found)
+        return found
+    found = {f"hosts/example/{host}.yaml", "cluster"}
     role = host.partition("-")[0]
     for name in (f"butane/{role}.bu.j2", "files/all"):
         visit(world, host, name, found)
@@ -144,6 +159,10 @@ def state_of(world: World, path: str) -> object:
     """Given a world and an input, return what of it counts: the servers' facts, a folder's names, a file's content."""
     if path == "servers":
         return sorted((host, keys["addresses"]) for host, keys in world.hosts.items() if host.startswith("server"))
+    if path == "cluster":
+        return (world.with_vip, world.nonce)
+    if path.startswith("release "):
+        return world.releases.get(path.removeprefix("release "))
     place = world.project.root / path
     if path.endswith("/"):
         return sorted(entry.name for entry in place.iterdir()) if place.is_dir() else ABSENT
@@ -173,6 +192,9 @@ def new_world(root: Path, rng: random.Random) -> World:
     for index, name in enumerate(TEMPLATES):
         world.templates[name] = random_ops(rng, TEMPLATES[:index])
     world.templates["files/all"] = random_ops(rng, TEMPLATES)
+    world.releases = dict.fromkeys(RELEASES, "1.0.0")
+    for name in RELEASES:
+        world.templates[f"helm/{name}.yaml.j2"] = values_ops(rng)
     for role in ("server", "agent"):
         world.templates[f"butane/{role}.bu.j2"] = random_ops(rng, TEMPLATES)
     world.write_all()
@@ -197,6 +219,18 @@ def random_ops(rng: random.Random, below: list[str]) -> list[Op]:
     return [rng.choice(loads if loads and rng.random() < 0.5 else simple) for _ in range(rng.randrange(3))]
 
 
+def values_ops(rng: random.Random) -> list[Op]:
+    """Given chance, return a few operations of those that a template of values knows."""
+    simple: list[Op] = [
+        ("text", f"t{rng.randrange(1000)}"),
+        ("secret", rng.choice(SECRETS)),
+        ("local", rng.choice(LOCALS)),
+        ("names", rng.choice(["files", "parts", "manifests", "helm"])),
+        ("servers", ""),
+    ]
+    return [rng.choice(simple) for _ in range(rng.randrange(4))]
+
+
 def edit(world: World, rng: random.Random) -> str:
     """Given a world and chance, edit one thing of it; return what was done."""
     return rng.choice(EDITS)(world, rng)
@@ -206,20 +240,30 @@ def edit_template(world: World, rng: random.Random) -> str:
     path = rng.choice(sorted(world.templates))
     name = path.removeprefix("local/")
     below = TEMPLATES[: TEMPLATES.index(name)] if name in TEMPLATES else TEMPLATES
-    world.templates[path] = random_ops(rng, below)
+    world.templates[path] = values_ops(rng) if name.startswith("helm/") else random_ops(rng, below)
     world.write_template(path)
     return f"edit {path}"
 
 
+def edit_release(world: World, rng: random.Random) -> str:
+    name = rng.choice(RELEASES)
+    if name in world.releases and rng.random() < 0.3:
+        del world.releases[name]
+    else:
+        world.releases[name] = f"1.0.{rng.randrange(3)}"
+    world.write_cluster()
+    return f"edit {name}"
+
+
 def override(world: World, rng: random.Random) -> str:
-    name = rng.choice([*TEMPLATES, "files/missing", "manifests/x"])
+    name = rng.choice([*TEMPLATES, "files/missing", "manifests/x", "helm/r1.yaml.j2"])
     path = f"local/{name}"
     if path in world.templates:
         del world.templates[path]
         (world.project.root / "templates" / path).unlink()
         return f"remove {path}"
     below = TEMPLATES[: TEMPLATES.index(name)] if name in TEMPLATES else []
-    world.templates[path] = random_ops(rng, below)
+    world.templates[path] = values_ops(rng) if name.startswith("helm/") else random_ops(rng, below)
     world.write_template(path)
     return f"add {path}"
 
@@ -283,8 +327,15 @@ def write_same(world: World, rng: random.Random) -> str:
 
 EDITS = [
     *(edit_template, edit_template, override, override, edit_host, edit_address, edit_cluster),
-    *(edit_secret, edit_local, add_or_remove_host, write_same),
+    *(edit_secret, edit_local, add_or_remove_host, write_same, edit_release),
 ]
+
+
+def outputs(project: Project) -> dict[str, bytes]:
+    """Given a project, return all that it made, by path."""
+    build = project.root / "build/example"
+    made = [*build.glob("hosts/*/config.ign"), *build.glob("helm/*")]
+    return {path.relative_to(build).as_posix(): path.read_bytes() for path in made}
 
 
 def clean_build(world: World, place: Path) -> dict[str, bytes]:
@@ -293,13 +344,13 @@ def clean_build(world: World, place: Path) -> dict[str, bytes]:
     shutil.copytree(world.project.root, place, ignore=shutil.ignore_patterns("build"))
     twin = Project(place)
     assert twin.doit().status == 0
-    return twin.outputs()
+    return outputs(twin)
 
 
 @pytest.mark.slow
 @settings(max_examples=MANY, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
-def test_exactly_those_hosts_run_one_of_whose_inputs_changed(
+def test_exactly_those_hosts_and_releases_are_made_one_of_whose_inputs_changed(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     sweep(tmp_path_factory.mktemp("world"), seed, rounds=4)
@@ -312,12 +363,12 @@ def sweep(place: Path, seed: int, rounds: int) -> None:
     last: dict[str, dict[str, object]] = {}
     done_so_far: list[str] = []
     for _ in range(rounds):
-        expected = {host for host in world.hosts if host not in last or changed(world, last[host])}
+        expected = {name for name in world.products() if name not in last or changed(world, last[name])}
         done = world.project.doit()
         assert done.status == 0, (done.err, done_so_far)
-        ran = {line.split()[1] for line in done.lines if line.startswith("RENDER")}
+        ran = {line.split()[1] for line in done.lines if line.startswith(("RENDER", "VALUES"))}
         assert ran == expected, done_so_far
-        last = {host: snapshot(world, host) for host in world.hosts}
-        assert world.project.outputs() == clean_build(world, place / "twin"), done_so_far
+        last = {name: snapshot(world, name) for name in world.products()}
+        assert outputs(world.project) == clean_build(world, place / "twin"), done_so_far
         done_so_far += [edit(world, rng) for _ in range(rng.randrange(1, 4))]
     shutil.rmtree(place)

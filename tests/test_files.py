@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from i12e import files as module
-from i12e.files import ABSENT, UNREADABLE, Files, replace
+from i12e.files import ABSENT, UNREADABLE, Files, create, replace
 
 LONG_AGO = 100 * 365 * 86400 * 10**9  # ns
 
@@ -486,3 +486,32 @@ def test_a_process_that_is_killed_while_it_writes_leaves_old_or_new(tmp_path: Pa
                 writer.stdout.readline()
             writer.kill()
         assert path.read_bytes() in (b"a" * 300_000, b"b" * 300_000)
+
+
+def test_a_file_is_created_whole_and_private_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    assert create(tmp_path / "key", b"text")
+    assert (tmp_path / "key").read_bytes() == b"text"
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+@pytest.mark.parametrize("there", ["file", "link to nowhere"])
+def test_what_is_there_is_never_created_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+        assert create(tmp_path / "new", b"text")
+    path = tmp_path / "key"
+    if there == "file":
+        path.write_bytes(b"old")
+    else:
+        path.symlink_to("nowhere")
+    assert not create(path, b"text")
+    assert path.is_symlink() or path.read_bytes() == b"old"
+    assert not (tmp_path / "nowhere").exists()
+    assert not list(tmp_path.glob("*.new"))

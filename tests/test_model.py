@@ -252,6 +252,12 @@ mirror: https://u:p@x.example.com
 mirror: https://x.example.com/?a=b
 => 3:9: mirror: "https://x.example.com/?a=b" is not a base URL: nothing may follow the path
 
+mirror: https://x.example.com/?
+=> 3:9: mirror: "https://x.example.com/?" is not a base URL: nothing may follow the path
+
+mirror: "https://[2001:db8::1]80"
+=> 3:9: mirror: "https://[2001:db8::1]80" is not an http or https URL (like https://mirror.example.com)
+
 mirror: mirror.example.com
 => 3:9: mirror: "mirror.example.com" is not an http or https URL (like https://mirror.example.com)
 
@@ -466,6 +472,9 @@ network: {hosts: [192.0.2.1/24]}
 
 network: {hosts: 192.0.2.0}
 => 3:18: network.hosts[0]: "192.0.2.0" has no length (like 192.0.2.0/24)
+
+network: {hosts: '2001:db8::%0/64'}
+=> 3:18: network.hosts[0]: "2001:db8::%0/64" is not an IP network (like 2001:db8::/64)
 
 network: {backend: wireguard}
 => 3:20: network.backend: "wireguard" is not one of wireguard-native, vxlan, host-gw, none (k3s v1.27 removed it, write wireguard-native)

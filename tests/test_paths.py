@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from i12e.errors import UserError
-from i12e.paths import Paths, environments, find, host_names, natural, strays
+from i12e.paths import Paths, environments, find, host_names, natural, secret_names, strays
 
 
 def make(root: Path, *names: str) -> Path:
@@ -51,6 +51,32 @@ def test_a_misspelt_environment_is_refused_with_a_guess_or_with_what_there_is(tm
 def test_what_is_no_environment_is_refused_also_where_a_folder_of_that_name_is(tmp_path: Path, name: str) -> None:
     make(tmp_path, *(f"hosts/{folder}/cluster.yaml" for folder in ("prod", "default", "files", "butane")))
     assert "no such environment" in refusal(tmp_path, name)
+
+
+def test_a_new_environment_need_not_be_there_and_the_users_own_is_meant_where_none_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "hosts/example/cluster.yaml")
+    assert find(tmp_path, {}, new=True) == Paths(tmp_path, "default")
+    assert find(tmp_path, {"I12E_ENV": "default"}, new=True) == Paths(tmp_path, "default")
+    assert find(tmp_path, {"I12E_ENV": "prod"}, new=True) == Paths(tmp_path, "prod")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("example", "example-fcos", "example-mine", "lab", "helm", "local", "files", "butane", "cluster"),
+        *("../x", ".", "Prod", "a/b", "-a", "a" * 64),
+    ],
+)
+def test_no_environment_is_made_of_a_name_that_is_i12es_own_or_no_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="I12E_ENV="):
+        find(tmp_path, {"I12E_ENV": name}, new=True)
+
+
+def test_secret_files_are_the_yaml_files_of_the_environments_folder(tmp_path: Path) -> None:
+    make(tmp_path, *(f"secrets/{name}" for name in ("b.yaml", "a.yaml", "x.json", ".c.yaml", "prod/d.yaml")))
+    assert secret_names(Paths(tmp_path, "default")) == ["a", "b"]
+    assert secret_names(Paths(tmp_path, "prod")) == ["d"]
+    assert secret_names(Paths(tmp_path, "dev")) == []
 
 
 def test_a_checkout_without_any_cluster_says_so(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from conftest import ROOT, Project, copy_of_example
 ENVIRONMENTS = ("example", "example-fcos")
 CONFIG = "/etc/rancher/k3s/config.yaml"
 MANIFESTS = "/var/lib/rancher/k3s/server/manifests/"
+OURS = ("i12e-kube-vip-rbac.yaml", "i12e-kube-vip.yaml")
+RELEASE = "i12e-helm-prometheus.yaml"
 
 
 class Config:
@@ -169,7 +171,7 @@ def test_without_a_virtual_address_there_is_no_kube_vip_and_servers_join_each_ot
     cluster = (project.root / "hosts/example/cluster.yaml").read_text()
     project.write("hosts/example/cluster.yaml", re.sub(r"  vip:\n(?:    .*\n)+", "", cluster))
     host = build(project)["server-2"]
-    assert not any(path.startswith(MANIFESTS) for path in host.files)
+    assert not any(path.startswith(f"{MANIFESTS}i12e-kube-vip") for path in host.files)
     assert "join_urls='https://192.0.2.11:6443 https://192.0.2.13:6443'\n" in host.text("/etc/i12e/k3s.conf")
 
 
@@ -211,7 +213,7 @@ def test_a_manifest_that_renders_to_nothing_is_left_out_and_a_name_gets_the_form
     project.write("templates/local/manifests/nothing.yaml.j2", "{% if false %}\nkind: X\n{% endif %}\n\n")
     project.write("templates/local/manifests/my_app.yaml", "kind: Namespace\n")
     names = build(project)["server-1"].text("/etc/i12e/manifests").split()
-    assert names == ["i12e-kube-vip-rbac.yaml", "i12e-kube-vip.yaml", "i12e-my-app.yaml"]
+    assert names == [*OURS, "i12e-my-app.yaml", RELEASE]
 
 
 def test_a_manifest_in_a_folder_is_deployed_and_what_an_editor_leaves_behind_is_not(project: Project) -> None:
@@ -220,6 +222,6 @@ def test_a_manifest_in_a_folder_is_deployed_and_what_an_editor_leaves_behind_is_
         project.write(f"templates/local/manifests/{name}", "kind: B\n")
     files = build(project)["server-1"].files
     ours = {path.removeprefix(MANIFESTS) for path in files if path.startswith(MANIFESTS)}
-    assert ours == {"i12e-kube-vip-rbac.yaml", "i12e-kube-vip.yaml", "i12e-team-app-one.yaml"}
+    assert ours == {*OURS, "i12e-team-app-one.yaml", RELEASE}
     project.write("templates/local/manifests/team/more/two.yml", "kind: C\n")
     assert MANIFESTS + "i12e-team-more-two.yml" in build(project)["server-1"].files

@@ -7,9 +7,11 @@ Exit statuses: 0 done; 1 failed, and every other error; 2 only from `plan` and `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
+import importlib
 import io
 import json
 import os
@@ -18,10 +20,11 @@ import sqlite3
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 from doit.cmd_base import Command, DoitCmdBase, check_tasks_exist
 from doit.cmd_clean import Clean as DoitClean
@@ -36,14 +39,15 @@ from doit.exceptions import BaseFail, InvalidCommand, InvalidDodoFile, TaskFaile
 from doit.task import Task
 
 from i12e import lock, paths, screen
-from i12e.build import Build
-from i12e.errors import CHANGES, FAILED, USAGE, Problem, UserError, did_you_mean
+from i12e.build import HOST, RELEASE, TASKS, Build, Product
+from i12e.errors import CHANGES, FAILED, USAGE, Problem, UsageError, UserError, did_you_mean
 from i12e.files import Files, private_folder
 
 TaskDict = dict[str, Any]
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
+NEW = "init"  # the task that makes an environment: for it alone, the environment need not be there
 _builds: dict[str, Build] = {}  # by database: doit makes backend and checker itself, from names and classes
 
 
@@ -89,7 +93,7 @@ def configure(root: Path, default_tasks: Sequence[str]) -> TaskDict:
 
     Raise UserError for an I12E_ENV that does not exist.
     """
-    place = paths.find(root, os.environ)
+    place = paths.find(root, os.environ, NEW in (Run.words or ()))
     build = Build(place)
     database = str(place.root / place.state)
     _builds[database] = build
@@ -120,7 +124,7 @@ def step(action: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return action(*arguments, **named)
         except UserError as error:
-            return Failed(error.problems)
+            return Failed(error.problems, isinstance(error, UsageError))
         except OSError as error:
             if error.errno not in _OF_THE_MACHINE:
                 raise
@@ -134,11 +138,12 @@ def step(action: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Failed(TaskFailed):
-    """A task that a user's mistake stopped; carries the problems."""
+    """A task that a user's mistake stopped; carries the problems. `usage`: they are of the command line."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], usage: bool = False) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = list(problems)
+        self.usage = usage
 
 
 class Changed(TaskFailed):
@@ -159,9 +164,11 @@ def each(
 ) -> Iterator[TaskDict]:
     """Given a verb, hosts and an action of (host, or None for all, **params), yield the tasks VERB and VERB:HOST.
 
-    Both are plain tasks with the same options: doit's groups would drop the options of their subtasks.
+    Both are plain tasks with the same options: doit's groups would drop the options of their subtasks. A run that
+    names none of VERB:HOST gets VERB alone: to make a task of each verb for each of a thousand hosts takes longer than
+    to find that there is nothing to do.
     """
-    for host in (None, *hosts):
+    for host in (None, *(hosts if _may_name_hosts(verb) else ())):
         yield {
             "basename": verb if host is None else f"{verb}:{host}",
             "doc": doc if host is None else f"{doc} ({host})",
@@ -173,36 +180,104 @@ def each(
         }
 
 
+def _may_name_hosts(verb: str) -> bool:
+    words = Run.words
+    return words is None or any(word.startswith(f"{verb}:") or "*" in word for word in words)
+
+
 def build_tasks(config: TaskDict) -> Iterator[TaskDict]:
     """Given DOIT_CONFIG, yield the tasks of the build (see i12e.build)."""
     build: Build = config["build"]
-    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=[build.paths.servers])
+    yield task("_model", build.check_model, file_dep=build.model_inputs(), targets=build.model_outputs())
     sets = build.sets()
     for set_id in sets:
         inputs = build.recorded(f"_inputs:{set_id}") or []
         digest = functools.partial(build.digest_inputs, set_id, inputs)
         yield task(f"_inputs:{set_id}", digest, file_dep=inputs, targets=[build.paths.inputs(set_id)])
     yield task("_prepare", build.prepare, task_dep=["_model", *(f"_inputs:{set_id}" for set_id in sets)])
-    for host in build.hosts:
-        yield _render_task(build, host)
-    yield {
-        **task(
-            "render",
-            build.remove_orphans,
-            task_dep=["_model", *(f"render:{host}" for host in build.hosts)],
-        ),
-        "doc": "render the Ignition config of every host whose inputs changed",
-    }
+    for product in build.products:
+        yield _product_task(build, product)
+    for kind, (_, _, doc) in _KINDS.items():
+        products = [product.task for product in build.products if product.kind == kind]
+        remove = functools.partial(build.remove_orphans, kind)
+        yield {**task(TASKS[kind], remove, task_dep=["_model", *products]), "doc": doc}
 
 
-def task(name: str, action: Callable[[], Any], **more: Any) -> TaskDict:
+_KINDS = {
+    HOST: ("RENDER", "render", "render the Ignition config of every host whose inputs changed"),
+    RELEASE: ("VALUES", "make the Helm values of", "make the Helm values of every release whose inputs changed"),
+}
+"""By the kind of a product: the verb of its line, what its task does, what the task of all does."""
+
+
+def task(name: str, action: Callable[..., Any], **more: Any) -> TaskDict:
     """Given a name, an action and further keys of doit's, return a task whose action's UserError is its failure."""
     return {"basename": name, "actions": [(step(action),)], "io": {"capture": False}, **more}
 
 
-def aside(name: str, what: str, action: Callable[[], Any]) -> TaskDict:
-    """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task."""
-    return task(name, action, meta={"verb": name.upper(), "what": what, "reads": True})
+def aside(name: str, what: str, action: Callable[..., Any], params: Sequence[TaskDict] = ()) -> TaskDict:
+    """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task.
+
+    `params` are the action's options.
+    """
+    return task(name, action, params=list(params), meta={"verb": name.upper(), "what": what, "reads": True})
+
+
+def asking(name: str, action: Callable[..., Any], doc: str, params: Sequence[TaskDict] = ()) -> TaskDict:
+    """Given a name, an action that may wait for a person or an editor, its doc and options, return its task.
+
+    The run holds the lock as always. Around every wait the action says `with build.request.pause():`; inside of it
+    the lock is free for other runs, behind it the lock is held again. Others may have written meanwhile, so what
+    the action decides from then on it reads anew. Such a run does one task after another, whatever -n says: the
+    lock is not to be given back below another task's feet, and a person answers one question at a time.
+    """
+    return task(name, action, doc=doc, params=list(params), meta={"waits": True})
+
+
+def option(name: str, help_: str, kind: type = str, default: Any = "") -> TaskDict:
+    """Given an option's name (without the dashes), its help, type and default, return it as doit wants it."""
+    return {"name": name.replace("-", "_"), "long": name, "type": kind, "default": default, "help": help_}
+
+
+def later(name: str, *arguments: Any) -> Callable[..., Any]:
+    """Given MODULE.FUNCTION of ours and arguments, return an action that imports it when it is run.
+
+    So naming the tasks does not wait for what only one of them needs.
+    """
+    module, _, function = name.rpartition(".")
+
+    def run(**named: Any) -> Any:
+        return getattr(importlib.import_module(f"i12e.{module}"), function)(*arguments, **named)
+
+    return run
+
+
+_SHOWN = 20  # hosts that a message names
+
+
+def show_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield show:HOST for each host, and show, which only says how it is used."""
+    build: Build = config["build"]
+    names = [*build.hosts[:_SHOWN], *(["..."] if len(build.hosts) > _SHOWN else [])]
+    usage = f"show: of which host? ./doit show:HOST, with one of {', '.join(names)}"
+    options = (
+        {
+            "name": "ignition",
+            "long": "ignition",
+            "type": bool,
+            "default": False,
+            "help": "as Ignition, decoded",
+        },
+        {"name": "reveal", "long": "reveal", "type": bool, "default": False, "help": "with the values of secrets"},
+    )
+    doc = "print the Butane text that a host is rendered to"
+    for made in each("show", build.hosts, functools.partial(_show, build), doc, options, reads=True):
+        alone = {"usage": usage} if made["basename"] == "show" else {}
+        yield {**made, "meta": {**made["meta"], "prints": True, **alone}}
+
+
+def _show(build: Build, host: str, ignition: bool, reveal: bool) -> None:
+    build.said[f"show:{host}"] = build.show(host, ignition, reveal)
 
 
 def lock_task(config: TaskDict) -> TaskDict:
@@ -231,34 +306,38 @@ def lock_task(config: TaskDict) -> TaskDict:
     }
 
 
-def _lock(build: Build, check: bool, trust: list[str]) -> TaskDict:
+def _lock(build: Build, check: bool, trust: list[str]) -> None:
     from i12e import pin  # which imports what a no-op has no use for
 
     hosts = build.checked_hosts()
     client, path = pin.client_for(hosts, screen.say), build.paths.artifacts
     if check:
-        return {"told": pin.check(build.files, path, hosts, client)}
-    return {"told": pin.lock(build.files, path, hosts, client, trust, screen.meter)}
+        told = pin.check(build.files, path, hosts, client)
+    else:
+        told = pin.lock(build.files, path, hosts, client, trust, screen.meter)
+    for line in told:
+        build.tell(**line)
 
 
-def _render_task(build: Build, host: str) -> TaskDict:
-    first = [build.paths.cluster_file, build.paths.host_file(host)]
+def _product_task(build: Build, product: Product) -> TaskDict:
+    first = [build.paths.cluster_file, *([build.paths.host_file(product.name)] if product.kind == HOST else [])]
+    verb, doc, _ = _KINDS[product.kind]
     return {
-        "basename": f"render:{host}",
-        "doc": f"render {host}",
-        "actions": [(_place, [build, host])],
-        "file_dep": build.host_inputs(host) or first,
+        "basename": product.task,
+        "doc": f"{doc} {product.name}",
+        "actions": [(_place, [build, product])],
+        "file_dep": build.inputs(product) or first,
         "task_dep": ["_model", "_prepare"],
-        "targets": [build.paths.config(host)],
-        "clean": [(build.clean, [host])],
-        "meta": {"verb": "RENDER", "what": host},
+        "targets": [product.output],
+        "clean": [(build.clean, [product])],
+        "meta": {"verb": verb, "what": product.name, "kind": product.kind},
         "io": {"capture": False},
     }
 
 
 @step
-def _place(build: Build, host: str, task: Task) -> None:
-    task.file_dep = set(build.place(host))
+def _place(build: Build, product: Product, task: Task) -> None:
+    task.file_dep = set(build.place(product))
 
 
 # --- doit's parts, ours
@@ -294,13 +373,18 @@ def backend(name: str, codec: Any = None, module_name: Any = None) -> Any:
 
 
 class Reporter:
-    """Our lines: what was done, what failed, one summary; or one JSON document."""
+    """Our lines: what was done, what failed, one summary; or one JSON document.
+
+    Where all that was asked for is a text (`prints`), standard output holds that alone.
+    """
 
     desc = "i12e's lines"
 
-    def __init__(self, build: Build, out: IO[str], as_json: bool) -> None:
+    def __init__(self, build: Build, out: IO[str], as_json: bool, prints: bool = False) -> None:
         self.build = build
+        self._prints = prints
         self.changes = False
+        self.usage = False
         self._out = out
         self._json = as_json
         self._start = time.monotonic()
@@ -308,9 +392,9 @@ class Reporter:
         self._results: list[TaskDict] = []
         self._problems: list[Problem] = []
         self._asides: list[str] = []
-        self.current = 0
+        self.current: Counter[str] = Counter()
         self._finished = False
-        self._interrupted = False
+        self._stopped: BaseException | None = None
 
     def initialize(self, tasks: Any, selected: Any) -> None:
         """Called by doit before the first task."""
@@ -326,13 +410,13 @@ class Reporter:
         """Called by doit when a task is done and its state is set: save it now, a kill shall not lose it."""
         with self.build.mutex:
             self.build.state.commit()
-        for host in self.build.removed:
-            self._tell("REMOVE", host, "removed", 0.0, "it is no more in " + self.build.paths.hosts)
+        for product in self.build.removed:
+            place = self.build.paths.hosts if product.kind == HOST else self.build.paths.cluster_file
+            self._tell("REMOVE", product.name, "removed", 0.0, f"it is no more in {place}", product.task)
         self.build.removed.clear()
-        for told in (task.values or {}).get("told", ()):
-            self._tell(seconds=0.0, task=task.name, **told)
-        if _shown(task):
-            same = task.meta["what"] in self.build.same
+        self._tell_steps(task)
+        if _shown(task) and task.name not in self.build.unused:
+            same = task.name in self.build.same
             spent = time.monotonic() - self._started.get(task.name, self._start)
             self._tell(
                 task.meta["verb"],
@@ -341,12 +425,14 @@ class Reporter:
                 spent,
                 "same output" if same else "",
                 task.name,
+                text=self.build.said.pop(task.name, None),
             )
 
     def add_failure(self, task: Task, fail: BaseFail) -> None:
         """Called by doit when a task failed."""
         with self.build.mutex:
             self.build.state.commit()
+        self._tell_steps(task)
         if isinstance(fail, UnmetDependency):
             return
         if isinstance(fail, Changed):
@@ -354,13 +440,17 @@ class Reporter:
             return
         if isinstance(fail, Failed):
             self._problems += fail.problems
+            self.usage |= fail.usage
         else:
             self._problems.append(_nowhere(f"{task.name}: {fail.get_msg().rstrip()}"))
-        self._results.append({"task": task.name, "result": "failed"})
+        meta = task.meta or {}
+        spent = time.monotonic() - self._started.get(task.name, self._start)
+        self._results.append(_result(task.name, meta.get("verb"), meta.get("what"), "failed", spent))
 
     def skip_uptodate(self, task: Task) -> None:
         """Called by doit for a task with nothing to do."""
-        self.current += _shown(task)
+        if _shown(task):
+            self.current[task.meta.get("kind", "")] += 1
 
     def skip_ignore(self, task: Task) -> None:
         """Called by doit for a task that `doit ignore` put aside."""
@@ -382,9 +472,11 @@ class Reporter:
         if self._finished:
             return
         self._finished = True
-        self._interrupted = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
+        self._stopped = sys.exc_info()[1]
         if self.build.state.damaged:
             self._aside(f"{self.build.paths.state} was damaged and has been made anew: it is only a cache")
+        for text in self.build.notes:
+            self._aside(text)
         for text in self.build.warnings() if not self._problems else ():
             self._aside(f"warning: {text}")
         if self._json:
@@ -392,22 +484,39 @@ class Reporter:
             return
         for problem in self._problems:
             print(problem, file=sys.stderr)
-        self._out.write(self._summary() + "\n")
+        if not self._prints:
+            self._out.write(self._summary() + "\n")
 
     @property
     def failed(self) -> bool:
         """Whether anything failed."""
         return bool(self._problems)
 
+    @property
+    def status(self) -> int:
+        """The exit status that the run has come to."""
+        if self._interrupted:
+            return TERMINATED if isinstance(self._stopped, SystemExit) else INTERRUPTED
+        return FAILED if self._problems else CHANGES if self.changes else 0
+
+    @property
+    def _interrupted(self) -> bool:
+        return isinstance(self._stopped, (KeyboardInterrupt, SystemExit))
+
     def _tell(
         self, verb: str, what: str, result: str, seconds: float, remark: str = "", task: str = "",
-        facts: TaskDict | None = None,
+        facts: TaskDict | None = None, text: str | None = None,
     ) -> None:  # fmt: skip
-        known = {"task": task or f"render:{what}", "verb": verb, "what": what, "result": result}
-        self._results.append(known | _timed(seconds, remark) | (facts or {}))
+        told = _result(task, verb, what, result, seconds, remark) | (facts or {})
+        self._results.append(told if text is None else {**told, "text": text})
         if not self._json:
-            self._out.write(screen.line(verb, what, remark) + "\n")
+            self._out.write(screen.line(verb, what, remark) + "\n" if text is None else text)
             self._out.flush()
+
+    def _tell_steps(self, task: Task) -> None:
+        for step in self.build.told:
+            self._tell(step.verb, step.what, step.result, 0.0, step.remark, task.name, step.facts)
+        self.build.told.clear()
 
     def _aside(self, text: str) -> None:
         self._asides.append(text)
@@ -425,18 +534,20 @@ class Reporter:
             return f"{env}: interrupted, {', '.join(filter(None, parts)) or 'nothing was written'} ({seconds})"
         if not done and not removed:
             parts = ["nothing to do"]
-        parts.append(f"{screen.count(self.current, 'host')} up to date" if self.current else "")
+        current = [screen.count(self.current[kind], kind) for kind in _KINDS if self.current[kind]]
+        parts.append(f"{' and '.join(current)} up to date" if current else "")
         return f"{env}: {', '.join(filter(None, parts))} ({seconds})"
 
     def _document(self) -> TaskDict:
         return {
             "environment": self.build.paths.env,
             "results": self._results,
-            "up_to_date": self.current,
+            "up_to_date": self.current.total(),
             "interrupted": self._interrupted,
             "problems": [dataclasses.asdict(problem) for problem in self._problems],
             "warnings": self._asides,
             "seconds": round(time.monotonic() - self._start, 3),
+            "status": self.status,
         }
 
 
@@ -444,8 +555,10 @@ def _nowhere(message: str) -> Problem:
     return Problem("", None, None, message)
 
 
-def _timed(seconds: float, remark: str) -> TaskDict:
-    return {"seconds": round(seconds, 3)} | ({"remark": remark} if remark else {})
+def _result(task: str, verb: str | None, what: str | None, result: str, seconds: float, remark: str = "") -> TaskDict:
+    """Return an entry of a run's JSON document."""
+    told = {"task": task, "verb": verb, "what": what, "result": result}
+    return {**told, "seconds": round(seconds, 3), "remark": remark}
 
 
 def _shown(task: Task) -> bool:
@@ -476,18 +589,22 @@ _FIXED = ("reporter", "outfile", "par_type", "auto_delayed_regex", "single")
 
 
 class _Command(DoitCmdBase):
-    """What our commands share: user's mistakes without a traceback, the lock, names that are checked."""
+    """What our commands share: user's mistakes without a traceback, the lock, names that are checked, JSON."""
 
     # doit's own database and checker are not for choosing: the names stay, the options go.
     base_options = tuple({**option, "long": "", "short": ""} for option in DoitCmdBase.base_options)
     sel_tasks: Any
     task_list: list[Task]
     as_json = False
+    nothing: ClassVar[TaskDict] = {}
+    """What its JSON document holds, beside what all hold, while there is nothing to tell."""
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Given the arguments, run the command; return its exit status."""
+        """Given the arguments, run the command; return its exit status. --json stands before or behind the others."""
+        self.as_json = "--json" in in_args
+        options = ["--json"] if self.as_json else []
         try:
-            return int(super().parse_execute(in_args))
+            return int(super().parse_execute([*options, *(word for word in in_args if word != "--json")]))
         except CmdParseError as error:
             return self._explain(error)
 
@@ -502,9 +619,24 @@ class _Command(DoitCmdBase):
             return self._explain(error)
 
     def tell(self, problems: Sequence[Problem | str], status: int) -> int:
-        """Given what stopped the command and its exit status, tell it; return the status."""
+        """Given what stopped the command and its exit status, tell it, by --json as a document; return the status."""
+        if self.as_json:
+            self.write_json(status, problems)
         _say(*problems)
         return status
+
+    def write_json(self, status: int, problems: Sequence[Problem | str] = (), **told: Any) -> None:
+        """Given the exit status, problems and what else is told, print the JSON document (docs/json.md)."""
+        build = _builds.get(getattr(getattr(self, "dep_manager", None), "name", ""))
+        listed = [problem if isinstance(problem, Problem) else _nowhere(problem) for problem in problems]
+        document = {
+            "environment": build.paths.env if build else None,
+            **self.nothing,
+            **told,
+            "problems": [dataclasses.asdict(problem) for problem in listed],
+            "status": status,
+        }
+        print(json.dumps(document, indent=2))
 
     def _explain(self, error: Exception) -> int:
         match error:
@@ -555,6 +687,9 @@ class Run(_Command, DoitRun):
     """doit's run, with our reporter, lock and exit statuses."""
 
     name = "run"
+    words: ClassVar[list[str] | None] = None
+    """What the command line of a run says, while the tasks are made; None for other commands."""
+    nothing: ClassVar = {"results": [], "up_to_date": 0, "interrupted": False, "warnings": [], "seconds": 0.0}
     cmd_options = (
         *(option for option in DoitRun.cmd_options if option["name"] not in _FIXED),
         _wait_option,
@@ -562,21 +697,13 @@ class Run(_Command, DoitRun):
     )
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Given the arguments, run: --json and --wait stand before or behind the tasks."""
+        """Given the arguments, run: --wait too stands before or behind the tasks."""
         first, rest = _gather(in_args)
-        self.as_json = "--json" in first
-        return int(super().parse_execute([*first, *rest]))
-
-    def tell(self, problems: Sequence[Problem | str], status: int) -> int:
-        """Given problems of a run that did not begin and its exit status, tell them, by --json as a document."""
-        if self.as_json:
-            told = [problem if isinstance(problem, Problem) else _nowhere(problem) for problem in problems]
-            print(
-                json.dumps(
-                    {"results": [], "problems": [dataclasses.asdict(p) for p in told], "status": status}, indent=2
-                )
-            )
-        return super().tell(problems, status)
+        Run.words = rest
+        try:
+            return int(super().parse_execute([*first, *rest]))
+        finally:
+            Run.words = None
 
     def _execute(
         self, verbosity: Any, always: bool, continue_: bool, num_process: int,
@@ -585,18 +712,28 @@ class Run(_Command, DoitRun):
         build = self.build
         tasks = {task.name: task for task in self.task_list}
         names = self.sel_tasks or []
-        reporter = Reporter(build, sys.stdout, as_json)
+        if NEW in names and _beside(tasks, NEW, names):
+            raise InvalidCommand(f"{NEW} runs alone: first ./doit {NEW}, then the others")
+        asked_for = [tasks[name] for name in names if name in tasks]  # among the names are options of tasks
+        for usage in filter(None, (_meta(task, "usage") for task in asked_for)):
+            raise InvalidCommand(usage)
+        prints = bool(asked_for) and all(_meta(task, "prints") for task in asked_for)
+        reporter = Reporter(build, sys.stdout, as_json, prints)
         build.request.progress = screen.progress
         # doit forgets a task that failed. Ours write all or nothing, so what was recorded of the last success stays
         # true, and a mistake that is taken back leaves nothing to do.
         self.dep_manager.remove_success = lambda task: None
         asked = _closure(tasks, names)
-        build.request.wanted = [host for host in build.hosts if f"render:{host}" in asked]
+        build.request.wanted = [product for product in build.products if product.task in asked]
+        build.request.named = frozenset(names)
         build.request.always = always
         build.request.save_set = self._save_set
-        reads = asked and all(_reads(tasks[name]) for name in asked)
+        reads = asked and all(_meta(tasks[name], "reads") for name in asked)
         build.state.read_only = bool(reads)
         held = None if reads else self.locked(" ".join(["doit", *names]), wait)
+        if held and any(_meta(tasks[name], "waits") for name in asked):
+            num_process = 0
+            build.request.pause = functools.partial(_pause, build, held)
         if build.request.wanted:  # first of all, so that the hosts' tasks find nothing to wait for and keep their order
             self.sel_tasks = ["_prepare", *names]
             reporter.current += self._leave_out(build, tasks, always)
@@ -614,25 +751,29 @@ class Run(_Command, DoitRun):
                 held.release()
         if reporter.changes and not reporter.failed:
             return CHANGES
+        if reporter.usage:
+            return USAGE
         return FAILED if result else 0
 
-    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> int:
-        """Take the hosts that are up to date out of the run, if what all share is: doit has nothing to do with them.
+    def _leave_out(self, build: Build, tasks: dict[str, Task], always: bool) -> Counter[str]:
+        """Take the products that are up to date out of the run, if what all share is: doit has nothing to do with them.
 
-        Return how many they are.
+        Return how many they are, by kind. The values of no release go too.
         """
         shared = [task for name, task in tasks.items() if name == "_model" or name.startswith("_inputs:")]
         if always or any(self.dep_manager.get_status(task, tasks).status != "up-to-date" for task in shared):
-            return 0
-        stale = [host for host in build.request.wanted if not build.is_current(host)]
-        current = {f"render:{host}" for host in build.request.wanted} - {f"render:{host}" for host in stale}
-        build.request.wanted = stale
+            return Counter()
+        wanted = build.request.wanted
+        unused = {product.task for product in wanted if build.is_unused(product)} - build.request.named
+        done = [product for product in wanted if product.task not in unused and build.is_current(product)]
+        current = {product.task for product in done} | unused
+        build.request.wanted = [product for product in wanted if product.task not in current]
         self.sel_tasks = [name for name in self.sel_tasks if name not in current]
         self.task_list = [task for task in self.task_list if task.name not in current]
         for task in self.task_list:
             if not current.isdisjoint(task.task_dep):
                 task.task_dep = [name for name in task.task_dep if name not in current]
-        return len(current)
+        return Counter(product.kind for product in done)
 
     def _save_set(self, set_id: str, inputs: list[str]) -> None:
         task = Task(f"_inputs:{set_id}", None, file_dep=inputs)
@@ -641,15 +782,16 @@ class Run(_Command, DoitRun):
 
 
 class _Looking(_Command):
-    """What looks at tasks without running them: a host's status is worked out down to the inputs of its set."""
+    """What looks at tasks without running them: a product's status is worked out down to the inputs of its set."""
 
     def _execute_looking(self, execute: Callable[[], Any]) -> Any:
         work_out = self.dep_manager.get_status
+        products = {product.task: product for product in self.build.products}
 
         def get_status(task: Task, tasks: Any, get_log: bool = False) -> Any:
             status = work_out(task, tasks, get_log)
-            host = task.name.partition("render:")[2]
-            changed = self.build.changed(host) if host and status.status == "up-to-date" else []
+            product = products.get(task.name)
+            changed = self.build.changed(product) if product and status.status == "up-to-date" else []
             if changed:
                 status.set_reason("changed_file_dep", changed)
             return status
@@ -662,13 +804,27 @@ class List(_Looking, DoitList):
     """doit's list, without a line for each host."""
 
     name = "list"
+    nothing: ClassVar = {"tasks": []}
+    cmd_options = (*DoitList.cmd_options, _json_option)
 
     def _execute(
         self, subtasks: bool, quiet: bool, status: bool, private: bool, list_deps: bool, template: Any, sort: str,
-        pos_args: list[str],
+        as_json: bool, pos_args: list[str],
     ) -> int:  # fmt: skip
+        self._listed: list[TaskDict] = []
         listing = functools.partial(super()._execute, subtasks, quiet, status, private, list_deps, template, sort)
-        return int(self._execute_looking(lambda: listing(pos_args)))
+        done = int(self._execute_looking(lambda: listing(pos_args)))
+        if as_json:
+            self.write_json(done, tasks=self._listed)
+        return done
+
+    def _print_task(self, template: str, task: Task, status: bool, list_deps: bool, tasks: dict[str, Task]) -> None:
+        if not self.as_json:
+            super()._print_task(template, task, status, list_deps, tasks)
+            return
+        now = self.dep_manager.get_status(task, tasks).status if status else None
+        inputs = sorted(task.file_dep) if list_deps else None
+        self._listed.append({**_named(task), "status": now, "inputs": inputs})
 
     def _list_all(self, include_subtasks: bool) -> list[Task]:
         found: list[Task] = super()._list_all(True)
@@ -679,10 +835,14 @@ class Info(_Looking, DoitInfo):
     """doit's info, with all recorded inputs of a task."""
 
     name = "info"
+    nothing: ClassVar = {"task": None}
+    cmd_options = (*DoitInfo.cmd_options, _json_option)
 
-    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+    def _execute(self, pos_args: list[str], hide_status: bool = False, as_json: bool = False) -> int:
         if len(pos_args) == 1:
             self._check(pos_args)
+            if as_json:
+                return int(self._execute_looking(lambda: self._as_json(pos_args[0], hide_status)))
         show = functools.partial(super()._execute, pos_args, hide_status)
         status = int(self._execute_looking(show))
         inputs = self.build.explain(pos_args[0])
@@ -691,8 +851,44 @@ class Info(_Looking, DoitInfo):
             self.outstream.writelines(f" - {path}\n" for path in inputs)
         return FAILED if status else 0
 
+    def _as_json(self, name: str, hide_status: bool) -> int:
+        tasks = {task.name: task for task in self.task_list}
+        found = None if hide_status else self.dep_manager.get_status(tasks[name], tasks, get_log=True)
+        status = FAILED if found and found.status != "up-to-date" else 0
+        self.write_json(status, task=_described(tasks[name], found, self.build.explain(name)))
+        return status
+
     def _check(self, names: list[str]) -> None:
         check_tasks_exist({task.name: task for task in self.task_list}, names)
+
+
+_REASONS = {
+    "changed": "changed_file_dep",
+    "added": "added_file_dep",
+    "removed": "removed_file_dep",
+    "missing": "missing_file_dep",
+    "missing_outputs": "missing_target",
+}
+
+
+def _named(task: Task) -> TaskDict:
+    """Given a task, return how JSON names it: by VERB:WHAT, the host or release on its own, and what it is for."""
+    return {"name": task.name, "what": task.name.partition(":")[2] or None, "doc": task.doc or ""}
+
+
+def _described(task: Task, status: Any, recorded: list[str]) -> TaskDict:
+    """Given a task, doit's finding on it (None: not asked for) and its recorded inputs, return all that is known."""
+    reasons = status.reasons if status else {}
+    return {
+        **_named(task),
+        "status": status.status if status else None,
+        "always": bool(reasons.get("has_no_dependencies") or reasons.get("uptodate_false")) if status else None,
+        "reasons": {ours: sorted(reasons.get(doits) or ()) for ours, doits in _REASONS.items()} if status else None,
+        "inputs": recorded or sorted(task.file_dep),
+        "outputs": list(task.targets),
+        "after": list(task.task_dep),
+        "options": [f"--{option['long']}" for option in task.params],
+    }
 
 
 class Forget(_Command, DoitForget):
@@ -713,13 +909,17 @@ class Clean(_Command, DoitClean):
     """doit's clean, under the lock."""
 
     name = "clean"
-    cmd_options = (*DoitClean.cmd_options, _wait_option)
+    nothing: ClassVar = {"results": []}
+    cmd_options = (*DoitClean.cmd_options, _wait_option, _json_option)
 
     def clean_tasks(self, tasks: Iterable[Task], dryrun: bool, cleanforget: bool) -> None:
         """Given tasks, remove what they made, with a line for each that made something."""
         for task in {task.name: task for task in tasks}.values():
             if task.clean_actions and any(Path(target).exists() for target in task.targets):
-                self.outstream.write(screen.line("CLEAN", task.name, "not done: --dry-run" if dryrun else "") + "\n")
+                self._cleaned.append({"task": task.name, "result": "not done" if dryrun else "done"})
+                if not self.as_json:
+                    remark = "not done: --dry-run" if dryrun else ""
+                    self.outstream.write(screen.line("CLEAN", task.name, remark) + "\n")
                 task.clean(io.StringIO(), dryrun)
             if cleanforget and not dryrun:
                 self.dep_manager.remove(task.name)
@@ -732,13 +932,17 @@ class Clean(_Command, DoitClean):
         cleanall: bool,
         cleanforget: bool,
         wait: str,
+        as_json: bool,
         pos_args: Any = None,
     ) -> None:
+        self._cleaned: list[TaskDict] = []
         held = self.locked("doit clean", wait)
         try:
             super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
         finally:
             held.release()
+        if as_json:
+            self.write_json(0, results=self._cleaned)
 
 
 class NotOffered(Command):
@@ -778,8 +982,23 @@ def _closure(tasks: dict[str, Task], names: Iterable[str]) -> set[str]:
     return found
 
 
-def _reads(task: Task) -> bool:
-    return bool(task.meta and task.meta.get("reads"))
+def _beside(tasks: dict[str, Task], name: str, words: Sequence[str]) -> list[str]:
+    """Given tasks, the name of one and the words of the command line, return the other tasks that these name."""
+    takes = {f"--{param['long']}" for param in tasks[name].params if param["type"] is not bool}
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if word in tasks and word != name and before not in takes]
+
+
+def _meta(task: Task, key: str) -> Any:
+    return (task.meta or {}).get(key)
+
+
+@contextlib.contextmanager
+def _pause(build: Build, held: lock.Lock) -> Iterator[None]:
+    with build.mutex:
+        build.state.commit()  # what was done so far is for the others to see
+    with held.paused(_say):
+        yield
 
 
 def _main_thread() -> bool:

@@ -43,6 +43,10 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class UsageError(UserError):
+    """What is wrong with the command line itself: options that do not fit; the exit status is USAGE."""
+
+
 def ordered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """Given problems in any order, return each once, by file and place."""
     return tuple(sorted(set(problems), key=Problem.sort_key))

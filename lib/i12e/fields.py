@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import ipaddress
 import posixpath
 import re
@@ -21,10 +22,19 @@ from i12e.errors import did_you_mean
 RESERVED = frozenset({"example", "lab", "helm", "local", "default", "files", "butane", "cluster"})
 """Names that no environment and no host may have: they are names of ours (design.md; decisions/0004)."""
 
+DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
+"""How the ssh key of the example and of the docs ends, which nobody can log in with."""
+
+# For what all hosts of a cluster have alike, and what would be checked again for each of them.
+_same_for_all_hosts = functools.lru_cache(maxsize=256)
+
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 FINAL = 10_000
 """What stands for the number of a release candidate where it is none: it sorts behind all of them."""
+
+# The charts that k3s deploys as HelmChart itself (k3s manifests/traefik.yaml)
+PACKAGED = ("traefik", "traefik-crd")
 
 # k3s pkg/cli/cmds/const_linux.go: DisableItems
 COMPONENTS = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server", "runtimes")
@@ -34,6 +44,9 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
 _INTERFACE = re.compile(r"[^\s/:]{1,15}\Z")
 _K3S = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?\+k3s(\d{1,4})\Z", re.ASCII)
 _LOOSE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-rc\d+)?(?:[-+]k3s(\d+))?\Z", re.ASCII)
+_SEMVER = re.compile(r"v?\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?\Z", re.ASCII)
+_OCI = re.compile(r"oci://[a-z0-9.-]+(?::\d{1,5})?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+\Z")
+_CHART = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z")
 _VERSION = re.compile(r"v\d+\.\d+\.\d+\Z", re.ASCII)
 _SYSEXT = re.compile(r"[a-z0-9](?:[-_a-z0-9]{0,62})\Z")
 _SYSEXT_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,62}\Z")
@@ -45,6 +58,9 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.([a-z]+)\Z")
 _UNIT_KINDS = (
     *("service", "socket", "device", "mount", "automount", "swap"),
     *("target", "path", "timer", "slice", "scope"),
+)
+_URL = re.compile(
+    r"[hH][tT]{2}[pP][sS]?://(?:\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(?::\d{1,5})?(?:/[^\s?#]*)?\Z", re.ASCII
 )
 _SSH_TYPES = (
     *("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"),
@@ -185,6 +201,8 @@ def network(text: str) -> str:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise Wrong("is not an IP network", "like 192.0.2.0/24") from None
+    if "%" in text:  # an interface of the machine that reads this: ::%eth0/64
+        raise Wrong("is not an IP network", "like 2001:db8::/64")
     if "/" not in text:
         raise Wrong("has no length", f"like {found.network_address}/24" if found.version == 4 else "")
     if str(found.network_address) != str(ipaddress.ip_address(text.split("/")[0])):
@@ -223,6 +241,7 @@ def k3s_version(text: str) -> str:
     raise Wrong("is not the full name of a k3s release", remedy)
 
 
+@_same_for_all_hosts
 def version_of(release: str) -> tuple[int, int, int, int, int]:
     """Given the name of a k3s release, return major, minor, patch, release candidate (FINAL: none) and build."""
     found = _K3S.match(release)
@@ -313,6 +332,7 @@ def taint(text: str) -> str:
     return text
 
 
+@_same_for_all_hosts
 def ssh_key(text: str) -> str:
     """Return an ssh public key, as one line of authorized_keys."""
     if "PRIVATE KEY" in text:
@@ -439,6 +459,7 @@ def path(text: str) -> str:
     return text
 
 
+@_same_for_all_hosts
 def keep(text: str) -> str:
     """Return a path that a reset may keep."""
     path(text)
@@ -518,8 +539,41 @@ def dropin(text: str) -> str:
     return text
 
 
+def release(text: str) -> str:
+    """Return the name of a Helm release."""
+    label(text)
+    if len(text) > 53:  # helm: pkg/chart/common/util, maxReleaseNameLen
+        raise Wrong("is longer than the 53 characters that Helm takes")
+    return text
+
+
+def chart(text: str) -> str:
+    """Return a chart: its name in a repository, an OCI reference, or a path below the checkout that begins with ./."""
+    if text.startswith("./"):
+        if ".." in text.split("/") or posixpath.normpath(text) != text[2:]:
+            raise Wrong("is not a clean path below the checkout", "like ./charts/app")
+        return text
+    if text.startswith("oci://"):
+        if not _OCI.match(text):
+            raise Wrong("is not an OCI reference without a tag", "like oci://ghcr.io/example/charts/app, and version:")
+        return text
+    if "://" in text:
+        raise Wrong("is a URL", "the repository's goes to repository:, the chart's name here")
+    if not _CHART.match(text):
+        remedy = f"a path of the checkout begins with ./: write ./{text}" if "/" in text else ""
+        raise Wrong("is not a chart's name", remedy)
+    return text
+
+
+def chart_version(text: str) -> str:
+    """Return one version of a chart, no range of them."""
+    if not _SEMVER.match(text):
+        raise Wrong("is not one version of a chart", "like 1.2.3")
+    return text
+
+
 def url(text: str) -> str:
-    """Return the base URL of a mirror, without a slash at the end."""
+    """Return the base URL of a mirror or of a repository, without a slash at the end."""
     try:
         parts = urlsplit(text)
         port_ok = parts.port is None or parts.port > 0
@@ -529,6 +583,8 @@ def url(text: str) -> str:
         raise Wrong("holds a user or password, which every host would show", show=False)
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
         raise Wrong("is not an http or https URL", "like https://mirror.example.com")
-    if parts.query or parts.fragment or any(char.isspace() for char in text):
+    if "?" in text or "#" in text or any(char.isspace() for char in text):
         raise Wrong("is not a base URL: nothing may follow the path")
+    if not _URL.match(text):  # urlsplit takes what no program that downloads would: [::1]80
+        raise Wrong("is not an http or https URL", "like https://mirror.example.com")
     return text.rstrip("/")

@@ -114,7 +114,7 @@ class Files:
         if not same:
             replace(Path(self._prefix + path), content)
             self._contents.pop(path, None)
-            self._states[path] = self._look(path)
+            self._states[path], self._modes[path] = state, _PRIVATE
         if self.outputs.get(path) != state:
             self.outputs[path] = state
             self.new_outputs.add(path)
@@ -197,6 +197,60 @@ def replace(path: Path, content: bytes, mode: int = _PRIVATE) -> None:
     with open(handle, "wb") as file:
         file.write(content)
     os.replace(new, path)
+
+
+def create(path: Path, content: bytes, mode: int = _PRIVATE) -> bool:
+    """Given a path and content, put it there, whole, unless something is there already; return whether that was done.
+
+    It is on the disk when this returns: what is lost of a key is lost for ever. The folder has to be there.
+    """
+    new = part(path)
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return _link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def part(path: Path) -> Path:
+    """Given a file that is to be written, return where it is written before it gets its name (see sweep)."""
+    return path.with_name(f"{path.name}.{os.getpid()}.new")
+
+
+def sweep(folder: Path, names: str = "*") -> None:
+    """Given a folder and a pattern of names, remove what killed processes left there of files of such names."""
+    for left in folder.glob(f"{names}.*.new"):
+        if not lives(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+
+
+def lives(pid: str) -> bool:
+    """Given a process's number as text, tell whether there is such a process, of whoever."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    return True
+
+
+def _link(new: Path, path: Path) -> bool:
+    """Give a file its name, which no file may have: a rename would replace that one."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            return False
+        os.rename(new, path)
+    return True
 
 
 def private_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import pwd
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Lock:
     """A lock that is held; release() or the end of the process gives it back. `waited`: another run had it first."""
 
     handle: int
+    path: Path
+    what: str
     waited: bool = False
 
     def release(self) -> None:
@@ -37,6 +40,21 @@ class Lock:
         handle, self.handle = self.handle, -1  # the number of a closed file is soon another file's
         with contextlib.suppress(OSError):
             os.close(handle)
+
+    @contextlib.contextmanager
+    def paused(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Give the lock back until the block ends, then take it again, however long another run keeps it.
+
+        `tell` is given who has it then. A block that raises leaves the lock with nobody.
+        """
+        self.release()
+        yield
+        try:
+            taken = take(self.path, self.what)
+        except Held as held:
+            tell(f"{held}: waiting for it")
+            taken = take(self.path, self.what, float("inf"))
+        self.handle = taken.handle
 
 
 def take(path: Path, what: str, wait: float = 0.0) -> Lock:
@@ -56,7 +74,7 @@ def take(path: Path, what: str, wait: float = 0.0) -> Lock:
             raise Held(holder)
         time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
     _sign(handle, what)
-    return Lock(handle, waited)
+    return Lock(handle, path, what, waited)
 
 
 def describe(path: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,9 @@ from i12e import fields, rules, yamlfile
 from i12e.errors import Problem, ordered
 from i12e.fields import RESERVED, Fault, Loc
 from i12e.paths import natural
-from i12e.settings import OWN, SHARED, Cluster, Host, check, unknown_key
+from i12e.settings import OWN, SHARED, Cluster, Host, Release, check, unknown_key
 
-__all__ = ["RESERVED", "Cluster", "Fleet", "Host", "load_fleet", "servers"]
+__all__ = ["RESERVED", "Cluster", "Fleet", "Host", "Release", "load_fleet", "servers"]
 
 Read = Callable[[str], bytes]
 
@@ -106,14 +106,22 @@ class _HostFile(_Source):
     wrong: frozenset[Loc] = frozenset()
 
 
-def load_fleet(directory: str, env: str, names: Sequence[str], read: Read) -> Fleet:
+def load_fleet(
+    directory: str, env: str, names: Sequence[str], read: Read, values: Collection[str] | None = None
+) -> Fleet:
     """Given an environment's directory and its hosts' names, return the fleet with all problems.
 
-    `read` gives a file's bytes by its path. Raises nothing for a user's mistake.
+    `read` gives a file's bytes by its path; `values` are the names that have a template of Helm values,
+    None if that is not to be checked. Raises nothing for a user's mistake.
     """
     cluster = _cluster_file(directory, read)
     files = {name: _host_file(directory, env, name, read, cluster) for name in sorted(names, key=natural)}
     known = {name: file.host for name, file in files.items() if file.host is not None}
+    if values is not None:
+        lacking = list(rules.without_values(cluster.cluster, values))
+        cluster = dataclasses.replace(
+            cluster, faults=[*cluster.faults, *lacking]
+        )  # the one that is kept stays as it is
     problems, warnings = _tell(cluster)
     for file in files.values():
         found = _tell(file)
@@ -122,7 +130,7 @@ def load_fleet(directory: str, env: str, names: Sequence[str], read: Read) -> Fl
     good = {name: host for name, host in known.items() if not _faulty(files[name])}
     for fault, problem in _between(cluster, files, known):
         (warnings if fault.warning else problems).append(problem)
-    usable = cluster.cluster if not _unusable(cluster) else None
+    usable = _with_good_releases(cluster) if not _unusable(cluster) else None
     return Fleet(usable, good if usable else {}, list(ordered(problems)), list(ordered(warnings)))
 
 
@@ -145,6 +153,15 @@ def _between(
 
 def _faulty(source: _Source) -> bool:
     return bool(source.document.problems) or any(not fault.warning for fault in source.faults)
+
+
+def _with_good_releases(file: _ClusterFile) -> Cluster:
+    """Return the cluster without the releases that have a fault."""
+    faulty = {
+        fault.loc[1] for fault in file.faults if fault.loc[:1] == ("helm",) and fault.loc[1:] and not fault.warning
+    }
+    good = {name: release for name, release in file.cluster.helm.items() if name not in faulty}
+    return file.cluster.model_copy(update={"helm": good})
 
 
 def _unusable(cluster: _ClusterFile) -> bool:
@@ -194,7 +211,8 @@ def _check_cluster(document: yamlfile.Document) -> _ClusterFile:
     if document.problems and not document.data:
         faults = []  # the file could not be read: what is missing in it is no news
     file = _ClusterFile(document, faults, cluster=cluster, raw=raw, wrong=wrong)
-    file.faults += [fault for fault in rules.of_settings(cluster) if not _hit(fault, wrong)]
+    found = (*rules.of_settings(cluster), *rules.of_releases(cluster))
+    file.faults += [fault for fault in found if not _hit(fault, wrong)]
     file.told = frozenset((fault.loc, fault.rule) for fault in file.faults)
     return file
 
@@ -233,7 +251,7 @@ def _name_faults(name: str) -> list[Fault]:
 
 def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
     """Leave out sections that have nothing but comments in them: they say nothing."""
-    return {key: value for key, value in data.items() if value is not None or key not in SHARED}
+    return {key: value for key, value in data.items() if value is not None or key not in (*SHARED, "helm")}
 
 
 def _merged(data: dict[str, Any], cluster: _ClusterFile) -> dict[str, Any]:

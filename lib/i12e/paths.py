@@ -16,6 +16,11 @@ from i12e.errors import Problem, UserError, did_you_mean
 CLUSTER_FILE = "cluster.yaml"
 DEFAULT = "default"
 EXAMPLE = "example"
+SCHEMAS = "docs/schema"
+"""The JSON Schemas of cluster and host files: cluster.json and host.json."""
+VALUES = ("templates/helm", "templates/local/helm")
+_VALUES_END = ".yaml.j2"
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 NOT_ENVIRONMENTS = frozenset({DEFAULT, "files", "butane", "helm", "local"})
 
 
@@ -79,18 +84,43 @@ class Paths:
         """Given a host's name, return where its Ignition config goes."""
         return f"{self.build}/hosts/{host}/config.ign"
 
+    def modeline(self, kind: str) -> str:
+        """Given `cluster` or `host`, return the first line of such a file: where an editor finds its JSON Schema."""
+        return f"# yaml-language-server: $schema={os.path.relpath(SCHEMAS, self.hosts)}/{kind}.json"
+
+    def values(self, release: str) -> str:
+        """Given a release's name, return where its Helm values go."""
+        return f"{self.build}/helm/{release}.yaml"
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's file without its releases; written when that changes, so that a release changes no host."""
+        return f"{self.build}/cluster.yaml"
+
+    @property
+    def manifests(self) -> str:
+        """The releases that servers hand to k3s; written when one of them changes."""
+        return f"{self.build}/manifests.json"
+
+    def release(self, name: str) -> str:
+        """Given a release's name, return what the cluster's file says of it; written when that changes."""
+        return f"{self.build}/releases/{name}.json"
+
     def inputs(self, set_id: str) -> str:
         """Given the id of a set of inputs, return its digest file."""
         return f"{self.build}/inputs/{set_id}"
 
 
-def find(root: Path, environ: Mapping[str, str]) -> Paths:
+def find(root: Path, environ: Mapping[str, str], new: bool = False) -> Paths:
     """Given a checkout and the process's environment, return the paths of the environment in use.
 
     I12E_ENV names it; without one it is the user's own cluster (hosts/cluster.yaml), or the example
-    while there is none. Raise UserError if there is no such environment.
+    while there is none. With `new` it is one of the user's, which need not be there yet.
+    Raise UserError if there is no such environment, or if none of that name can be made.
     """
     name = environ.get("I12E_ENV", "")
+    if new:
+        return _new(root, name or DEFAULT)
     own = (root / "hosts" / CLUSTER_FILE).exists()
     if not name:
         return Paths(root, DEFAULT if own else EXAMPLE)
@@ -98,6 +128,18 @@ def find(root: Path, environ: Mapping[str, str]) -> Paths:
     if name not in known:
         raise UserError(Problem("", None, None, f'I12E_ENV="{name}": no such environment', _remedy(name, known)))
     return Paths(root, name)
+
+
+def _new(root: Path, name: str) -> Paths:
+    paths = Paths(root, name)
+    told = f'I12E_ENV="{name}"'
+    if paths.is_example:
+        remedy = "leave I12E_ENV out for your own cluster, or give another name"
+        raise UserError(Problem("", None, None, f"{told}: is i12e's own example", remedy))
+    if name != DEFAULT and (name in NOT_ENVIRONMENTS | {"lab", "cluster"} or not _NAME.fullmatch(name)):
+        remedy = "a-z, 0-9 and - inside, like prod"
+        raise UserError(Problem("", None, None, f"{told}: cannot be an environment's name", remedy))
+    return paths
 
 
 def environments(root: Path) -> list[str]:
@@ -133,6 +175,27 @@ def host_names(paths: Paths) -> list[str]:
         return []
     files = [name for name in entries if name.endswith(".yaml") and not name.startswith(".")]
     return sorted((name[:-5] for name in files if name != CLUSTER_FILE), key=natural)
+
+
+def values_names(root: Path) -> list[str]:
+    """Given a checkout, return the names that have a template of Helm values, sorted; reads no file."""
+    entries = [entry for folder in VALUES for entry in _names(root / folder)]
+    files = {name for name in entries if name.endswith(_VALUES_END) and not name.startswith(".")}
+    return sorted((name.removesuffix(_VALUES_END) for name in files), key=natural)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def secret_names(paths: Paths) -> list[str]:
+    """Given an environment, return the names of its secret files, without their endings; reads no file."""
+    folder = paths.root / paths.secrets
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name[:-5] for name in names if name.endswith(".yaml") and not name.startswith("."))
 
 
 def strays(paths: Paths) -> list[Problem]:

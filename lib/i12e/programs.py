@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from subprocess import PIPE
@@ -45,6 +46,26 @@ def run(
     output, complaint = process.communicate(None if stdin is None else stdin.encode())
     # decoded here: plumbum decodes by the locale, and drops without a word what that does not know
     return Done(process.returncode, output.decode(errors="surrogateescape"), complaint.decode(errors="replace"))
+
+
+def on_terminal(program: str, *arguments: str, environ: Mapping[str, str], terminal: int) -> int:
+    """Given a program's path, arguments, environment and an open terminal, run it there; return its exit status.
+
+    Ctrl-C is the program's: an editor knows what to do with it. One that a signal ended has a negative status.
+    """
+    command: Any = local[program][list(arguments)]
+    local.env.clear()
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)  # not ignored: the program would inherit that
+    try:
+        process = command.popen(cwd=os.getcwd(), env=dict(environ), stdin=terminal, stdout=terminal, stderr=terminal)
+        try:
+            return int(process.wait())
+        finally:
+            if process.poll() is None:  # we are being stopped ourselves
+                process.terminate()
+                process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def sops() -> str:

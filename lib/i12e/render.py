@@ -1,7 +1,7 @@
 """From a host of the model to its Ignition config: Jinja templates, then Butane, then what is the host's own.
 
-While a host is rendered, everything that is looked at is recorded: templates, names that were looked up
-in vain, folders that were listed, secret files, local files. These are the host's inputs.
+While a host or a release is rendered, everything that is looked at is recorded: templates, names that were
+looked up in vain, folders that were listed, secret files, local files. These are its inputs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import butane
 from i12e import artifacts, guard, hosts
 from i12e.errors import Problem, UserError, ordered
 from i12e.files import Files
-from i12e.model import Host
+from i12e.model import Cluster, Host
 from i12e.origins import Embedded, Trace
 from i12e.paths import Paths
 from i12e.secrets import Vault
-from i12e.templates import Templates, flow
+from i12e.templates import Templates, flow, quote
+from i12e.values import Manifest, Releases
 
 HOST_JSON = "/etc/i12e/host.json"
 VARIANTS = {"flatcar": "1.1.0", "fcos": "1.5.0"}  # both are Ignition 3.4.0, which all supported releases read
@@ -47,6 +48,7 @@ CODE = (
     "lib/i12e/secrets.py",
     "lib/i12e/settings.py",
     "lib/i12e/templates.py",
+    "lib/i12e/values.py",
     "lib/i12e/yamlfile.py",
     "requirements.lock",
 )
@@ -60,33 +62,53 @@ class _OfTemplate(Problem):
 
 @dataclass(frozen=True)
 class Rendered:
-    """A host's config and the inputs that it was made of, as paths relative to the checkout."""
+    """A host's config or a release's values, and the inputs that it was made of, as paths relative to the checkout."""
 
-    config: bytes
+    content: bytes
     inputs: frozenset[str]
 
 
 class Renderer:
-    """Renders the hosts of one environment: one Jinja environment, each template compiled once a run."""
+    """Renders the hosts and releases of one environment: each template is compiled once a run.
 
-    def __init__(self, paths: Paths, files: Files, vault: Vault, servers: Callable[[], list[dict[str, Any]]]) -> None:
+    `servers` and `cluster` give what their templates may know of the others, when one asks for it.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        files: Files,
+        vault: Vault,
+        servers: Callable[[], list[dict[str, Any]]],
+        cluster: Callable[[], Cluster],
+    ) -> None:
         self._paths = paths
         self._files = files
         self._vault = vault
         self._servers = servers
+        self._releases = Releases(paths, files, vault, cluster)
         self.templates = Templates(files, vault)
 
     def render(self, host: Host) -> Rendered:
         """Given a host, return its Ignition config; raise UserError with all that is wrong with its templates."""
         with self._files.recording() as inputs:
             self._note_code()
-            for path in (self._paths.cluster_file, self._paths.host_file(host.name)):
+            for name in self._files.names(BUTANE):
+                self._files.note(f"{BUTANE}/{name}")
+            for path in (self._paths.cluster, self._paths.host_file(host.name)):
                 self._files.note(path)
             template = self._from_template(host)
             config = self._own(host, template)
             self._refuse_exposed(host, config, inputs)
             config = self._complete(host, template, config)
         return Rendered(butane.to_json(config), frozenset(inputs))
+
+    def render_values(self, release: str) -> Rendered:
+        """Given a release's name, return its Helm values; raise UserError with all that is wrong with its templates."""
+        with self._files.recording() as inputs:
+            self._note_code()
+            text = self._releases.values(release, self._of_release())
+        return Rendered(text.encode(), frozenset(inputs))
 
     def text(self, host: Host) -> str:
         """Given a host, return the Butane text that its template gives; raise UserError with all faults."""
@@ -116,7 +138,7 @@ class Renderer:
 
     def _snippet(self, host: Host, name: str) -> dict[str, Any]:
         path = f"{self._paths.hosts}/butane/{name}"
-        text = self._read_text(path, f"butane: {name}", host)
+        text = self._read_text(path, f"butane: {name}", self._paths.host_file(host.name))
         return self._translate(text, lambda report: (self._problem(path, e.line, e.column, e) for e in report))
 
     def _translate(self, text: str, told: Callable[[Iterable[butane.Entry]], Iterable[Problem]]) -> dict[str, Any]:
@@ -182,7 +204,14 @@ class Renderer:
             "artifacts": lambda: self.templates.attempt(lambda: self._artifacts(host), artifacts.OfHost()),
             "reboot_window": lambda: hosts.reboot_window(host, self._peers),
             "local_file": lambda path: self._local_file(host, path),
+            "releases": lambda: self.templates.attempt(self._manifests, list[Manifest]()),
         }
+
+    def _of_release(self) -> dict[str, Any]:
+        return {"servers": self._peers, "local_file": self._local_file_of_release}
+
+    def _manifests(self) -> list[Manifest]:
+        return self._releases.manifests(self._of_release())
 
     def _peers(self) -> list[dict[str, Any]]:
         self._files.note(self._paths.servers)
@@ -193,24 +222,26 @@ class Renderer:
         return artifacts.of_host(host, artifacts.load(self._files, path), path)
 
     def _local_file(self, host: Host, path: str) -> str:
-        file = f"{self._paths.hosts}/files/{path}"
-        text = self.templates.embed_text(lambda: self._read_text(file, f"local_file({path!r})", host))
+        file, asking = f"{self._paths.hosts}/files/{path}", self._paths.host_file(host.name)
+        text = self.templates.embed_text(lambda: self._read_text(file, f"local_file({path!r})", asking))
         return Embedded(text, file)
 
-    def _read_text(self, path: str, what: str, host: Host) -> str:
+    def _local_file_of_release(self, path: str) -> str:
+        file = f"{self._paths.hosts}/files/{path}"
+        return Embedded(quote(self._read_text(file, f"local_file({path!r})", "a template of values")), file)
+
+    def _read_text(self, path: str, what: str, asking: str) -> str:
         try:
             return self._files.read(path).decode()
         except UnicodeDecodeError:
             raise UserError(Problem(path, None, None, "is not UTF-8 text")) from None
         except OSError as error:
-            asked = f"{what} of {self._paths.host_file(host.name)} asks for it"
+            asked = f"{what} of {asking} asks for it"
             raise UserError(Problem(path, None, None, f"cannot be read: {error.strerror}", asked)) from None
 
     def _note_code(self) -> None:
         for path in CODE:
             self._files.note(path)
-        for name in self._files.names(BUTANE):
-            self._files.note(f"{BUTANE}/{name}")
 
 
 class _LocalFiles(butane.LocalFiles):
@@ -242,8 +273,31 @@ def digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
+def digest_in(config: Mapping[str, Any]) -> str:
+    """Given a config as `render` gives it, return the digest in its host.json."""
+    file = next(file for file in config["storage"]["files"] if file["path"] == HOST_JSON)
+    identity = json.loads(_content(file["contents"]["source"], file["contents"].get("compression") or ""))
+    return str(identity["digest"])
+
+
+def readable(value: Any) -> Any:
+    """Given an Ignition config or a part of one, return it for a person: contents that are text as `text`."""
+    if isinstance(value, list):
+        return [readable(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    source = str(value.get("source") or "")
+    if source.startswith("data:"):
+        try:
+            text = _content(source, str(value.get("compression") or "")).decode()
+        except UnicodeDecodeError:
+            return dict(value)
+        return {"text": text} | {key: item for key, item in value.items() if key not in ("source", "compression")}
+    return {key: readable(item) for key, item in value.items()}
+
+
 def _decoded(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # as a translation gives it; to ask for any Mapping takes several times as long
         source = value.get("source")
         if isinstance(source, str) and source.startswith("data:"):
             rest = {key: item for key, item in value.items() if key not in ("source", "compression")}

@@ -7,18 +7,20 @@ release notes and issues where a line names one.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i12e.fields import FINAL, Fault, Loc, is_address, version_of
-from i12e.settings import Cluster, Host, shown
+from i12e.fields import DEMO_KEY_COMMENT, FINAL, PACKAGED, Fault, Loc, is_address, version_of
+from i12e.settings import Cluster, Host, Release, shown
 from i12e.yamlfile import Octal
 
 _Net = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 VERSION: Loc = ("k3s", "version")
 CONFIG: Loc = ("k3s", "config")
@@ -33,6 +35,8 @@ ADDRESSES: Loc = ("addresses",)
 # after the last: all.
 _Since = tuple[tuple[int, int, int], ...]
 SECRETBOX: _Since = ((1, 30, 12), (1, 31, 8), (1, 32, 4), (1, 33, 0))  # k3s#12222
+# helm-controller v0.16.7 has valuesSecrets; the k3s releases whose notes name it or a later one
+VALUES_SECRETS: _Since = ((1, 32, 4), (1, 33, 0))
 SKEW = 3  # kubernetes.io/releases/version-skew-policy: so many minors may a kubelet be older than the API
 WILDCARD: _Since = ((1, 36, 3), (1, 37, 0))  # k3s#14314: v1.36.2 still leaves it out, silently
 OPTIONS: dict[str, _Since] = {
@@ -144,9 +148,6 @@ _CRITICAL = (
 )
 
 
-DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
-
-
 @dataclass(frozen=True)
 class Cross:
     """A fault between two files: in `name`'s ("" is the cluster's), with a place in `other`'s."""
@@ -250,8 +251,15 @@ def _sans(settings: Cluster | Host) -> Iterator[Fault]:
             yield Fault(("api", "sans", place), rule, "name each", f'"{name}"', needs=(VERSION,))
 
 
+# All hosts of a cluster have the same networks, and an address is looked for in several.
+@functools.lru_cache(maxsize=256)
 def _net(text: str) -> _Net:
     return ipaddress.ip_network(text)
+
+
+@functools.lru_cache(maxsize=16)
+def _address(text: str) -> _Address:
+    return ipaddress.ip_address(text)
 
 
 def _family(text: str) -> str:
@@ -325,7 +333,7 @@ def _overlaps(loc: Loc, mine: tuple[str, ...], other_loc: Loc, others: tuple[str
 
 
 def _within(address: str, networks: Iterable[str]) -> bool:
-    return any(_family(address) == _family(net) and ipaddress.ip_address(address) in _net(net) for net in networks)
+    return any(_family(address) == _family(net) and _address(address) in _net(net) for net in networks)
 
 
 def _placed(address: str, loc: Loc, settings: Cluster | Host) -> Iterator[Fault]:
@@ -363,6 +371,94 @@ def _os(settings: Cluster | Host) -> Iterator[Fault]:
         # locksmith's window is one time of day, or of one day of the week (pkg/timeutil)
         rule = "has several days, Flatcar knows one day or all"
         yield Fault(days, rule, "write one day, or [] for all", needs=(name,))
+
+
+def of_releases(cluster: Cluster) -> Iterator[Fault]:
+    """Yield what is wrong with the cluster's Helm releases."""
+    for name, release in cluster.helm.items():
+        loc: Loc = ("helm", name)
+        yield from _packaged(loc, release, cluster) if release.packaged else _chart(loc, release, cluster)
+        if release.manifest or release.packaged:
+            yield from _by_k3s(loc, cluster)
+
+
+def without_values(cluster: Cluster, names: Collection[str]) -> Iterator[Fault]:
+    """Given the names that have a template of Helm values, yield the releases that have none."""
+    for name in cluster.helm:
+        if name not in names:
+            remedy = f"make templates/local/helm/{name}.yaml.j2, an empty file if the chart's own values will do"
+            yield Fault(("helm", name), "has no template of its values", remedy, key=True)
+
+
+def _packaged(loc: Loc, release: Release, cluster: Cluster) -> Iterator[Fault]:
+    """Check a chart that k3s brings."""
+    name = str(loc[-1])
+    for key in ("chart", "repository", "version", "namespace"):
+        if getattr(release, key) is not None:
+            rule = "cannot be there beside packaged: k3s chooses it"
+            yield Fault((*loc, key), rule, "delete it", key=True, needs=((*loc, "packaged"),))
+    if name not in PACKAGED:
+        yield Fault(
+            (*loc, "packaged"), f"is not for {name}: k3s packages {', '.join(PACKAGED)} as charts", "name a chart"
+        )
+    elif "traefik" in cluster.k3s.disable:
+        yield Fault(
+            (*loc, "packaged"), "has no effect: k3s.disable has traefik", warning=True, needs=(("k3s", "disable"),)
+        )
+
+
+def _chart(loc: Loc, release: Release, cluster: Cluster) -> Iterator[Fault]:
+    """Check where a chart comes from, and that k3s can have it from there."""
+    chart, kind = release.chart, _kind(release.chart)
+    for key in _NEEDED[kind]:
+        if getattr(release, key) is None:
+            yield Fault((*loc, key), "is missing", f"write {key}: {_NEEDED[kind][key]}")
+    for key in ("repository", "version") if chart else ():
+        if key not in _NEEDED[kind] and getattr(release, key) is not None:
+            rule = f"cannot be there: the chart is {kind}"
+            yield Fault((*loc, key), rule, "delete it", key=True, needs=((*loc, "chart"),))
+    if release.manifest and kind == CHECKOUT and not str(chart).endswith(".tgz"):
+        rule = "is no packed chart, as k3s takes it"
+        remedy = f"helm package {chart}, and name the .tgz that it makes, or manifest: false"
+        yield Fault((*loc, "chart"), rule, remedy, shown(chart), needs=((*loc, "manifest"),))
+    if release.manifest and loc[-1] in PACKAGED and "traefik" not in cluster.k3s.disable:
+        rule = "is the name of a chart that k3s deploys itself"
+        yield Fault(loc, rule, "packaged: true changes that one, k3s.disable: [traefik] takes it away", key=True)
+
+
+CHECKOUT = "of the checkout"
+_JOB = 50  # of the 63 of a job's name: helm-controller's is helm-install-NAME (pkg/controllers/chart, jobName)
+_NAMESPACE = {"namespace": "default"}
+_NEEDED: dict[str, dict[str, str]] = {
+    "": {"chart": "NAME, with repository: and version:", **_NAMESPACE},
+    "of a repository": {"repository": "https://charts.example.com", "version": "1.2.3", **_NAMESPACE},
+    "of an OCI registry": {"version": "1.2.3", **_NAMESPACE},
+    CHECKOUT: _NAMESPACE,
+}
+"""By where a chart comes from, the keys that a release must have, with an example."""
+
+
+def _kind(chart: str | None) -> str:
+    if not chart:
+        return ""
+    if chart.startswith("./"):
+        return CHECKOUT
+    return "of an OCI registry" if chart.startswith("oci://") else "of a repository"
+
+
+def _by_k3s(loc: Loc, cluster: Cluster) -> Iterator[Fault]:
+    """Check that the cluster's k3s deploys charts as we write them."""
+    version = cluster.k3s.version
+    if len(str(loc[-1])) > _JOB:
+        yield Fault(loc, f"is longer than the {_JOB} characters that k3s's helm-controller takes", key=True)
+    if not has(version, VALUES_SECRETS):
+        rule = f"is for k3s to deploy, which needs k3s {_firsts(VALUES_SECRETS)}, this is {version}"
+        yield Fault(loc, rule, "a newer version, or manifest: false", key=True, needs=(VERSION,))
+    if cluster.k3s.config.get("disable-helm-controller"):
+        rule = "is for k3s to deploy, but k3s.config has disable-helm-controller"
+        yield Fault(
+            loc, rule, "manifest: false, or take that out", key=True, needs=((*CONFIG, "disable-helm-controller"),)
+        )
 
 
 def of_host(host: Host) -> Iterator[Fault]:

@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import re
+import string
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -181,7 +182,7 @@ class Vault:
             return UserError(Problem(path, None, None, "cannot be read", "see who may: ls -l"))
         if not self._files.exists(path):
             guess = did_you_mean(name, self.names())
-            remedy = guess or f"make it: sops edit {path}"
+            remedy = guess or f"make it: ./doit secrets_edit --name {name}"
             return NoSuchFile(Problem(path, None, None, "there is no such secret file", remedy))
         content = self._files.read(path)
         if b"\nsops:" not in b"\n" + content and b'"sops"' not in content:
@@ -196,13 +197,13 @@ class Vault:
             done = programs.run(
                 programs.sops(),
                 *("--disable-version-check", "decrypt", "--input-type", "yaml", "--output-type", "json", "/dev/stdin"),
-                environ=_environ(self._paths),
+                environ=sops_environ(self._paths),
                 stdin=self._files.read(path).decode(errors="replace"),  # the very bytes that were hashed
             )
         except programs.Missing as error:
             return UserError(Problem(path, None, None, "cannot be opened", str(error)))
         if done.status:
-            return UserError(_complaint(path, done, self._files.read(path)))
+            return UserError(complaint(path, done, self._files.read(path)))
         group = Group(name, json.loads(done.output))
         demo = [] if self._paths.is_example else self._demo_problems(path, group)
         return UserError(demo) if demo else group
@@ -221,7 +222,62 @@ class Vault:
         return found
 
 
+class _Other(Vault):
+    """A vault with other values in the same places."""
+
+    def __init__(self, vault: Vault, paths: Paths, files: Files) -> None:
+        super().__init__(paths, files)
+        self._vault = vault
+
+    def group(self, name: str) -> Group:
+        """Given a file's name without its ending, return its secrets changed; raise UserError as the vault does."""
+        found: Group = self._changed(name, self._vault.group(name))
+        return found
+
+    def change(self, place: str, value: str) -> str:
+        """Given a secret's place (`cluster.server_token`) and its value, return what stands in for it."""
+        raise NotImplementedError
+
+    def _changed(self, place: str, value: Any) -> Any:
+        if isinstance(value, Group):
+            return Group(value.place, {key: self._changed(f"{place}.{key}", item) for key, item in value.items()})
+        if isinstance(value, list):
+            return [self._changed(f"{place}.{index}", item) for index, item in enumerate(value)]
+        return None if value is None else Secret(self.change(place, value.reveal()))
+
+
+class Disguised(_Other):
+    """A vault with other values in the same places: a text that it changes was made of them.
+
+    Each letter and digit is another one of its kind, so that a template that takes a value apart goes on working.
+    """
+
+    def change(self, place: str, value: str) -> str:
+        """Given a secret's place and its value, return another value of its kind."""
+        rotated = value.translate(_ROTATED)
+        return rotated if rotated != value else f"{value}x"
+
+
+class Masked(_Other):
+    """A vault with the name of each secret in place of its value, for texts that a person looks at.
+
+    The name is plain text in YAML, so that a config which is rendered with it is one all the same.
+    """
+
+    def change(self, place: str, value: str) -> str:
+        """Given a secret's place and its value, return its name."""
+        return f"<secret {place}>"
+
+
+_ROTATED = str.maketrans(
+    string.ascii_letters + string.digits,
+    "".join(kind[1:] + kind[0] for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits)),
+)
+
+
 def _wrap(place: str, value: Any) -> Any:
+    if isinstance(value, Secret | Group):
+        return value
     if isinstance(value, Mapping):
         return Group(place, value)
     if isinstance(value, list):
@@ -235,7 +291,7 @@ def _raw_json(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _environ(paths: Paths) -> dict[str, str]:
+def sops_environ(paths: Paths) -> dict[str, str]:
     """Return the environment for sops: for an example's files, with the demo key beside the user's own keys."""
     environ = dict(os.environ)
     key = paths.root / DEMO_KEY
@@ -246,13 +302,14 @@ def _environ(paths: Paths) -> dict[str, str]:
 
 
 # sops's exit statuses, from its package codes
-_NO_KEY = 128
+NO_KEY = 128
 _CANNOT_DECRYPT = 25
 _MAC_MISMATCH = 51
 
 
-def _complaint(path: str, done: programs.Done, content: bytes) -> Problem:
-    if done.status == _NO_KEY:
+def complaint(path: str, done: programs.Done, content: bytes) -> Problem:
+    """Given a sops file's path and content, and how sops ended that was to open it, return what is wrong with it."""
+    if done.status == NO_KEY:
         sealed = ", ".join(_recipients(content)) or "keys that are not age's"
         return Problem(
             path,

@@ -1,14 +1,15 @@
 """What may be written into a cluster's and a host's file: fields, defaults and their meaning.
 
-The one home of pydantic. The docstring below each field is its description in the JSON Schema. How
-single values look is in `fields`, what they must not be together is in `rules`.
+The one home of pydantic. The docstring below each field is its description in the JSON Schema and in
+docs/reference.md, and says `Default: ...` where the value alone does not; `_said` gives an example of its own
+and the unit. How single values look is in `fields`, what they must not be together is in `rules`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -25,14 +26,42 @@ from i12e import fields
 from i12e.errors import did_you_mean
 from i12e.fields import Fault, Loc, Wrong
 
+FORM, SINGLE, UNIT = "x-form", "x-single", "x-unit"
+"""Our words in a model's JSON Schema: which form of `fields` a value has, that a list of one may be written as its
+only entry, in what a value is counted."""
 
-def _listed(value: Any) -> Any:
-    """Let a single text stand for a list of one."""
-    return (value,) if isinstance(value, str) else value
+
+class _Form(AfterValidator):
+    """A form of `fields`, which the JSON Schema names; what an editor can check of it is in `patterns`."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(core) | {FORM: self.func.__name__}
+
+
+class _RawForm(BeforeValidator):
+    """A form of `fields` that looks at what the file says before its type is looked at."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(core) | {FORM: self.func.__name__}
+
+
+class _Listed(BeforeValidator):
+    """Lets a single text stand for a list of one."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(core) | {SINGLE: True}
 
 
 def _text(form: Callable[[str], str]) -> Any:
-    return AfterValidator(form)
+    return _Form(form)
+
+
+def _said(example: Any, unit: str = "") -> Any:
+    """Return what is said of a field beside its docstring: an example, as a file has it, and the unit."""
+    return Field(examples=[example], json_schema_extra={UNIT: unit} if unit else None)
+
+
+_ONE_OR_MORE = _Listed(lambda value: (value,) if isinstance(value, str) else value)
 
 
 Label = Annotated[str, _text(fields.label)]
@@ -40,13 +69,13 @@ DnsName = Annotated[str, _text(fields.dns_name)]
 San = Annotated[str, _text(fields.san)]
 Address = Annotated[str, _text(fields.address)]
 Network_ = Annotated[str, _text(fields.network)]
-Networks = Annotated[tuple[Network_, ...], BeforeValidator(_listed), Field(min_length=1, max_length=2)]
+Networks = Annotated[tuple[Network_, ...], _ONE_OR_MORE, Field(min_length=1, max_length=2)]
 Interface = Annotated[str, _text(fields.interface)]
 SshKey = Annotated[str, _text(fields.ssh_key)]
 Keep = Annotated[str, _text(fields.keep)]
 Local = Annotated[str, _text(fields.local)]
 User = Annotated[str, _text(fields.user)]
-Mode = Annotated[int, BeforeValidator(fields.mode)]
+Mode = Annotated[int, _RawForm(fields.mode)]
 
 
 class Settings(BaseModel):
@@ -59,8 +88,8 @@ class Snapshots(Settings):
     """k3s's own scheduled etcd snapshots, the second net below the backups. Not on SQLite."""
 
     schedule: Annotated[str, _text(fields.cron)] = "0 */6 * * *"
-    """When: cron's five fields (host's time), or a word like @daily. Default: every 6 hours."""
-    retention: Annotated[StrictInt, Field(ge=1, le=1000)] = 12
+    """When: cron's five fields (host's time), or a word like @daily. Default: "0 */6 * * *", every 6 hours."""
+    retention: Annotated[StrictInt, Field(ge=1, le=1000), _said(24, unit="snapshots")] = 12
     """How many snapshots k3s keeps on each server, 1 to 1000. Default: 12."""
 
 
@@ -77,8 +106,8 @@ class K3s(Settings):
     """Packaged components that k3s does not deploy, like traefik. Default: none."""
     snapshots: Snapshots = Snapshots()
     """k3s's own etcd snapshots."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Further settings of k3s's config.yaml, verbatim. What i12e writes itself is refused.
+    config: Annotated[dict[str, Any], _said({"kubelet-arg": ["max-pods=200"]})] = Field(default_factory=dict)
+    """Further settings of k3s's config.yaml, verbatim. What i12e writes itself is refused. Default: none.
 
     Of the cluster's, an agent gets only those that k3s's agents are known to have (with another one it would
     not start); in an agent's own file, a setting that only servers have is refused, and one that i12e does not
@@ -88,7 +117,7 @@ class K3s(Settings):
 class Vip(Settings):
     """A virtual address of the API, held by kube-vip on one of the servers."""
 
-    address: Address
+    address: Annotated[Address, _said("192.0.2.10")]
     """The address, in the hosts' network and of no host."""
     version: Annotated[str, _text(fields.release_tag)]
     """The release of kube-vip, pinned: vX.Y.Z."""
@@ -104,29 +133,29 @@ class Api(Settings):
     sans: tuple[San, ...] = ()
     """Further names and addresses that the server certificate carries. Default: none."""
     vip: Vip | None = None
-    """The virtual address, or none."""
+    """The virtual address. Default: none."""
 
 
 class Network(Settings):
     """The hosts' network and the cluster's."""
 
-    hosts: Annotated[tuple[Network_, ...], BeforeValidator(_listed)] = ()
+    hosts: Annotated[tuple[Network_, ...], _ONE_OR_MORE, _said(["192.0.2.0/24"])] = ()
     """The networks that the hosts live in; all addresses must be inside. An agent elsewhere says its own.
     Default: not checked."""
     backend: Literal["wireguard-native", "vxlan", "host-gw", "none"] = "wireguard-native"
     """flannel's backend; none: you bring a plugin. Default: wireguard-native (encrypted)."""
     interface: Interface | None = None
     """The network interface for traffic between nodes. Default: the one of the default route."""
-    cluster_cidr: Networks = ("10.42.0.0/16",)
+    cluster_cidr: Annotated[Networks, _said(["10.42.0.0/16", "2001:db8:42::/56"])] = ("10.42.0.0/16",)
     """The pods' network; two, of IPv4 and of IPv6, make dual stack. Default: 10.42.0.0/16."""
-    service_cidr: Networks = ("10.43.0.0/16",)
+    service_cidr: Annotated[Networks, _said(["10.43.0.0/16", "2001:db8:43::/112"])] = ("10.43.0.0/16",)
     """The services' network, of the same families in the same order. Default: 10.43.0.0/16."""
 
 
 class Window(Settings):
     """When a host may reboot for an update of its OS."""
 
-    start: Annotated[str, _text(fields.clock)] = "02:00"
+    start: Annotated[str, _text(fields.clock), _said("03:30", unit="HH:MM, UTC")] = "02:00"
     """Start, HH:MM in UTC. Default: 02:00."""
     length: Annotated[str, _text(fields.length)] = "1h"
     """How long, like 30m, 1h or 1h30m; less than 24h. Default: 1h."""
@@ -142,8 +171,8 @@ class Window(Settings):
 class Update(Settings):
     """How the OS updates itself."""
 
-    strategy: Literal["reboot", "etcd-lock", "off"] = "reboot"
-    """reboot: in the window; etcd-lock: with a lock in an etcd (Flatcar); off: never by itself."""
+    strategy: Annotated[Literal["reboot", "etcd-lock", "off"], _said("off")] = "reboot"
+    """reboot: in the window; etcd-lock: with a lock in an etcd (Flatcar); off: never by itself. Default: reboot."""
     window: Window = Window()
     """The window for reboots."""
 
@@ -164,11 +193,11 @@ class Artifacts(Settings):
 
     They need a lock file: `./doit lock`."""
 
-    etcdctl: Annotated[str, _text(fields.release_tag)] | None = None
+    etcdctl: Annotated[Annotated[str, _text(fields.release_tag)] | None, _said("v3.6.7")] = None
     """The release of etcd whose etcdctl and etcdutl servers on etcd get: vX.Y.Z. Default: none."""
-    rclone: Annotated[str, _text(fields.release_tag)] | None = None
+    rclone: Annotated[Annotated[str, _text(fields.release_tag)] | None, _said("v1.71.0")] = None
     """The release of rclone: vX.Y.Z. Default: none."""
-    age: Annotated[str, _text(fields.release_tag)] | None = None
+    age: Annotated[Annotated[str, _text(fields.release_tag)] | None, _said("v1.3.1")] = None
     """The release of age: vX.Y.Z. Default: none."""
     sysexts: dict[Annotated[str, _text(fields.sysext)], Annotated[str, _text(fields.sysext_version)] | None] = Field(
         default_factory=dict
@@ -183,10 +212,10 @@ class File(Settings):
     """Where it goes: an absolute path."""
     mode: Mode = 0o644
     """Permissions, octal. Default: 0644."""
-    contents: str | None = None
-    """The text itself."""
-    local: Local | None = None
-    """Or a file below hosts/ENV/files/ that holds it."""
+    contents: Annotated[str | None, _said("welcome\n")] = None
+    """The text itself. Default: none, `local` says it."""
+    local: Annotated[Local | None, _said("example.conf")] = None
+    """Or a file below hosts/ENV/files/ that holds it. Default: none, `contents` says it."""
     user: User | None = None
     """Owner. Default: root."""
     group: User | None = None
@@ -198,7 +227,7 @@ class Dropin(Settings):
 
     name: Annotated[str, _text(fields.dropin)]
     """Its name, like 10-memory.conf."""
-    contents: str
+    contents: Annotated[str, _said("[Service]\nMemoryMax=1G\n")]
     """Its text."""
 
 
@@ -209,8 +238,8 @@ class Unit(Settings):
     """Its name with suffix, like backup.timer."""
     enabled: StrictBool | None = None
     """Whether systemd starts it at boot. Default: as the OS has it."""
-    contents: str | None = None
-    """Its text; none: the unit comes with the OS."""
+    contents: Annotated[str | None, _said("[Service]\nExecStart=/opt/bin/backup\n")] = None
+    """Its text. Default: none, the unit comes with the OS."""
     dropins: tuple[Dropin, ...] = ()
     """Drop-ins. Default: none."""
 
@@ -226,7 +255,7 @@ class Shared(Settings):
     """The hosts' network and the cluster's."""
     os: Os = Os()
     """The operating system and its updates."""
-    ssh_keys: Annotated[tuple[SshKey, ...], BeforeValidator(_listed), Field(min_length=1)]
+    ssh_keys: Annotated[tuple[SshKey, ...], _ONE_OR_MORE, Field(min_length=1)]
     """The public keys that may log in as `core`, one at least."""
     mirror: Annotated[str, _text(fields.url)] | None = None
     """The base URL that artifacts are fetched from. Default: where their makers publish them."""
@@ -236,11 +265,41 @@ class Shared(Settings):
     """Further paths that a reset keeps, of letters, digits and . _ / @ : - only. Default: none."""
 
 
+class Release(Settings):
+    """A Helm release. Its values are templates/helm/RELEASE.yaml.j2, or templates/local/helm/RELEASE.yaml.j2."""
+
+    chart: Annotated[str, _text(fields.chart)] | None = None
+    """The chart: its name in the repository, oci://HOST/PATH, or a path below the checkout, ./PATH.
+    Default: none, for a packaged one."""
+    repository: Annotated[Annotated[str, _text(fields.url)] | None, _said("https://charts.example.com")] = None
+    """The URL of the repository that has the chart. Default: none, for one of an OCI registry or of the checkout."""
+    version: Annotated[str, _text(fields.chart_version)] | None = None
+    """The chart's version, pinned. Default: none, for a chart of the checkout."""
+    namespace: Annotated[Label | None, _said("monitoring")] = None
+    """The namespace that it goes to, which is made if it is not there. Default: none, for a packaged one."""
+    manifest: StrictBool = False
+    """Whether the servers hand it to k3s, which installs it and keeps it so. Default: false, you run helm yourself."""
+    failure_policy: Literal["abort", "reinstall"] = "abort"
+    """What k3s does when an upgrade fails. abort: nothing; reinstall: it uninstalls the release first, with its data.
+    Default: abort."""
+    packaged: StrictBool = False
+    """Whether it is a chart that k3s brings itself (traefik, traefik-crd): only values and failure_policy are yours.
+    Default: false."""
+
+
+Releases = Annotated[
+    dict[Annotated[str, _text(fields.release)], Release],
+    _said({"app": {"chart": "oci://registry.example.com/charts/app", "version": "1.2.3", "namespace": "web"}}),
+]
+
+
 class Cluster(Shared):
     """A cluster's file, `cluster.yaml`."""
 
-    name: Label
-    """The cluster's name."""
+    name: Annotated[Label, _said("my-cluster")]
+    """The cluster's name: small letters, digits and `-`."""
+    helm: Releases = Field(default_factory=dict)
+    """The Helm releases by their names. Default: none."""
 
 
 class Host(Shared):
@@ -254,7 +313,7 @@ class Host(Shared):
     """The environment."""
     role: Literal["server", "agent"]
     """server: runs the control plane and the datastore; agent: runs pods only."""
-    addresses: Annotated[tuple[Address, ...], BeforeValidator(_listed), Field(min_length=1)]
+    addresses: Annotated[tuple[Address, ...], _ONE_OR_MORE, Field(min_length=1)]
     """The host's addresses, the first is the node's; in dual stack one of each family."""
     mac: Annotated[str, _text(fields.mac)] | None = None
     """The mac address of its network card. Default: not known."""
@@ -264,9 +323,9 @@ class Host(Shared):
     """The node's labels. Default: none."""
     taints: tuple[Annotated[str, _text(fields.taint)], ...] = ()
     """The node's taints, key=value:Effect. Default: none."""
-    files: tuple[File, ...] = ()
+    files: Annotated[tuple[File, ...], _said([{"path": "/etc/motd", "contents": "welcome\n"}])] = ()
     """Further files. Default: none."""
-    units: tuple[Unit, ...] = ()
+    units: Annotated[tuple[Unit, ...], _said([{"name": "fstrim.timer", "enabled": True}])] = ()
     """Further systemd units. Default: none."""
     butane: tuple[Local, ...] = ()
     """Butane snippets below hosts/ENV/butane/; what they say wins. Default: none."""
@@ -299,6 +358,7 @@ _MOVED: dict[Loc, str] = {
     ("k3s", "token"): "tokens are secrets: secrets/ENV/cluster.yaml",
     ("token",): "tokens are secrets: secrets/ENV/cluster.yaml",
     ("address",): "write addresses: [...]",
+    ("helm",): "cluster.yaml has the releases",
 }
 # values that once were right: k3s#7297
 _GONE: dict[Loc, str] = {
@@ -339,9 +399,13 @@ def check(model: type[_Model], data: Any) -> tuple[_Model | None, list[Fault]]:
 def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
     """Return the keys that a mapping at this path may have."""
     found: type[BaseModel] | None = model
+    named = False
     for step in loc:
-        if isinstance(step, str) and found is not None:
+        if named:  # the name of an entry, as of a release: its class is the mapping's
+            named = False
+        elif isinstance(step, str) and found is not None:
             field = found.model_fields.get(step)
+            named = field is not None and get_origin(field.annotation) is dict
             found = next(_models(field.annotation), None) if field else None
     keys = found.model_fields if found is not None else {}
     return [key for key in keys if found is not Host or key not in OWN]

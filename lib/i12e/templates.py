@@ -7,7 +7,6 @@ all faults of all templates; what was rendered then is thrown away.
 from __future__ import annotations
 
 import functools
-import json
 import re
 import shlex
 import sys
@@ -20,7 +19,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
-from i12e import origins
+from i12e import origins, yamlfile
 from i12e.errors import Problem, UserError, did_you_mean
 from i12e.files import ABSENT, Files
 from i12e.secrets import Group, MaskedError, NoSuchFile, Secret, Vault, no_masks
@@ -29,7 +28,7 @@ LOCAL = "templates/local"
 OURS = "templates"
 GLOBALS = (
     *("host", "servers", "join_urls", "position", "reboot_window", "secrets", "embed", "local_file", "names"),
-    *("butane_version", "artifacts"),
+    *("butane_version", "artifacts", "releases", "cluster", "name", "release"),
 )
 
 
@@ -112,15 +111,19 @@ class Templates:
         """Given a secret file's name, return its secrets, or a stand-in that keeps the fault for the report."""
         try:
             return self._vault.group(name)
-        except (
-            NoSuchFile
-        ) as error:  # told at the template's line, where it is first asked for: it may be misspelt there
-            for problem in error.problems if name not in self._missing else ():
-                self._missing.add(name)
-                self._report(Fault(f"{problem.file}: {problem.message}", problem.remedy))
+        except NoSuchFile as error:
+            problem = error.problems[0]
+            fault = Fault(f"{problem.file}: {problem.message}", problem.remedy)
+            return _NoFile(name, functools.partial(self._absent, name, fault))
         except UserError as error:
             self._met.extend(error.problems)
         return _NoSecret("")
+
+    def _absent(self, name: str, fault: Fault) -> None:
+        """Keep it for the report that a secret file is missing, at the line that asks first: it may be misspelt."""
+        if name not in self._missing:
+            self._missing.add(name)
+            self._report(fault)
 
     @functools.cached_property
     def _tracing(self) -> _Tracing:
@@ -204,9 +207,13 @@ class _Environment(jinja2.Environment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Given an object and a name after a dot, return what it is: a secret before a method of that name."""
-        if isinstance(obj, Group) and attribute in obj:
+        if type(obj) is Group and attribute in obj:  # isinstance() is slow for a Mapping, and this is every dot
             return obj[attribute]
         return super().getattr(obj, attribute)
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Return the globals as one mapping: Jinja copies them for every text, and its chain is slow to copy."""
+        return {**self.globals, **(d or {})}
 
     def _load_template(
         self,
@@ -343,6 +350,18 @@ class _Missing(jinja2.Undefined):
         return value
 
 
+class _NoFile(_Missing):
+    """Stands in for a secret file that is not there: it is not `defined`, and every other use is a fault."""
+
+    def __init__(self, name: str, tell: Callable[[], None]) -> None:
+        super().__init__(name=f"secrets.{name}")
+        self._tell = tell
+
+    def _go_on(self, value: Any) -> Any:
+        self._tell()
+        return value
+
+
 class _Secrets:
     """`secrets.FILE.KEY` in a template."""
 
@@ -395,6 +414,12 @@ def _place(trace: TracebackType | None) -> tuple[str, int | None] | None:
     return found
 
 
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Given a template's text and its variables, return what it makes; for files that are written once, by init."""
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # YAML
+    return jinja.from_string(text).render(values)
+
+
 def all_names(root: Path) -> list[str]:
     """Given the checkout, return the names of all templates, ours and the user's."""
     found: set[str] = set()
@@ -429,7 +454,12 @@ def _plain(value: Any) -> Any:
 
 def quote(value: Any) -> str:
     """Given a value, return its text as one quoted YAML scalar (JSON's form, which YAML reads alike)."""
-    return flow(str(_plain(value)))
+    return _quoted(str(_plain(value)))
+
+
+@functools.lru_cache(maxsize=256)  # most of what is embedded is the same for all hosts
+def _quoted(text: str) -> str:
+    return flow(text)
 
 
 def shell_quote(value: Any) -> str:
@@ -443,15 +473,8 @@ def to_yaml(value: Any) -> str:
 
 
 def flow(value: Any) -> str:
-    """Given a value, return it as JSON that is YAML too.
-
-    They differ in characters: YAML wants beyond U+FFFF one escape where JSON has two, and folds or refuses
-    some that JSON leaves as they are.
-    """
-    text = json.dumps(value, default=_jsonable, ensure_ascii=False)
-    if text.isascii() and "\x7f" not in text:
-        return text
-    return re.sub(r"[^\x20-\x7e]", lambda found: f"\\U{ord(found[0]):08x}", text)
+    """Given a value, return it as JSON that is YAML too; a secret comes out as itself."""
+    return yamlfile.flow(value, _jsonable)
 
 
 def _jsonable(value: Any) -> Any:

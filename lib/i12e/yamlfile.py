@@ -15,8 +15,9 @@ Keys are always text as written. Aliases work; merge keys (`<<`) and tags of pro
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
@@ -126,6 +127,24 @@ class Document:
             node = found[1]
         return str(node.value) if isinstance(node, yaml.ScalarNode) else None
 
+    def span(self, loc: Loc) -> tuple[int, int]:
+        """Given a path, return where in `text` its value begins and ends, (0, 0) where there is no such path.
+
+        Of a list or mapping in block style the end is where what follows begins.
+        """
+        node = self._compose()
+        for step in loc:
+            found = _step(node, step)
+            if found is None:
+                return (0, 0)
+            node = found[1]
+        lines = self.text.splitlines(keepends=True)
+        starts = [0]
+        for line in lines:
+            starts.append(starts[-1] + len(line))
+        begin, end = ((starts[min(mark.line, len(lines))] + mark.column) for mark in (node.start_mark, node.end_mark))
+        return begin, min(end, len(self.text))
+
     def _compose(self) -> Any:
         """Return the tree of nodes, made when the first fault asks for a place."""
         if self._root is None:
@@ -159,6 +178,94 @@ def examine(text: bytes, file: str) -> Document:
         return document
     _read(document)
     return document
+
+
+def without(text: str, key: str) -> str:
+    """Given the text of a mapping that can be read, return it without what stands at a key of its top level."""
+    pairs = [(pair[0].value, pair[0].start_mark.index) for pair in getattr(_compose(text), "value", ())]
+    for place, (name, start) in enumerate(pairs):
+        if name == key:
+            return text[:start] + (text[pairs[place + 1][1] :] if pairs[place + 1 :] else "")
+    return text
+
+
+def split(text: str, other: str, hidden: Callable[[str], bool]) -> tuple[str, str]:
+    """Given a mapping's text that can be read, and what it would be with other secrets, return it in two parts.
+
+    The second part has what differs and what `hidden` says of a scalar; the first part all else. As mappings that
+    are merged they are the whole: a list goes to one of them entire. Each is YAML, and empty where nothing is in it.
+    """
+    root = _compose(text)
+    try:
+        twin = None if _too_deep(other) else _compose(other)
+    except yaml.YAMLError:
+        twin = None
+    public, secret = _parted(root, twin, hidden)
+    return _written(public, ""), _written(secret, "")
+
+
+def _parted(node: Any, twin: Any, hidden: Callable[[str], bool]) -> tuple[Any, Any]:
+    """Given a node and its twin, return what of it is public and what is secret, None for nothing."""
+    if not isinstance(node, yaml.MappingNode) or not node.value or not isinstance(twin, yaml.MappingNode):
+        return (node, None) if _same(node, twin, hidden) else (None, node)
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    twins = {key.value: value for key, value in twin.value}
+    for key, value in node.value:
+        found = (None, value) if hidden(key.value) else _parted(value, twins.get(key.value), hidden)
+        for part, kept in zip(parts, found, strict=True):
+            if kept is not None:
+                part.append((key, kept))
+    public, secret = (yaml.MappingNode(node.tag, part) if part else None for part in parts)
+    return public, secret
+
+
+def _same(node: Any, twin: Any, hidden: Callable[[str], bool]) -> bool:
+    """Return whether two nodes say the same, and nothing hidden."""
+    if type(node) is not type(twin) or node is None:
+        return False
+    if isinstance(node, yaml.ScalarNode):
+        return (node.tag, node.value) == (twin.tag, twin.value) and not hidden(node.value)
+    pairs = zip(_flattened(node), _flattened(twin), strict=False)
+    return len(node.value) == len(twin.value) and all(_same(one, other, hidden) for one, other in pairs)
+
+
+def _flattened(node: Any) -> Iterator[Any]:
+    for item in node.value:
+        yield from item if isinstance(item, tuple) else (item,)
+
+
+def _written(node: Any, indent: str) -> str:
+    """Return a node as YAML in block style: what was plain stays as it was spelt, so every program reads it alike."""
+    if node is None:
+        return ""
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar_text(node)
+    if not node.value:
+        return "{}" if isinstance(node, yaml.MappingNode) else "[]"
+    lines = []
+    for item in node.value:
+        head, value = (f"{_scalar_text(item[0])}:", item[1]) if isinstance(item, tuple) else ("-", item)
+        nested = not isinstance(value, yaml.ScalarNode) and value.value
+        text = _written(value, indent + "  ")
+        lines.append(f"{indent}{head}\n{text}" if nested else f"{indent}{head} {text}".rstrip() + "\n")
+    return "".join(lines)
+
+
+def _scalar_text(node: Any) -> str:
+    plain = node.tag != _TAG + "str" and "\n" not in node.value
+    return str(node.value) if plain else flow(node.value)
+
+
+def flow(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Given a value, return it as JSON that is YAML too; `default` gives JSON's form of what JSON does not know.
+
+    They differ in characters: YAML wants beyond U+FFFF one escape where JSON has two, and folds or refuses
+    some that JSON leaves as they are.
+    """
+    text = json.dumps(value, default=default, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return re.sub(r"[^\x20-\x7e]", lambda found: f"\\U{ord(found[0]):08x}", text)
 
 
 def _read(document: Document) -> None:

@@ -64,6 +64,7 @@ def test_it_reads_as_a_person_would_write_it() -> None:
 GOOD = [(case, dialect) for case in cases() for dialect in case.dialects]
 
 
+@pytest.mark.slow
 def test_every_config_of_our_cases_comes_back_as_it_was() -> None:
     seen = 0
     for case, dialect in GOOD:

@@ -49,6 +49,7 @@ def seconds(text: str) -> float:
     return time.process_time() - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BIG)
 def test_eight_times_as_much_takes_about_eight_times_as_long(kind: str) -> None:
     few, many = BIG[kind](800), BIG[kind](6400)

@@ -86,6 +86,7 @@ class Memory(butane.LocalFiles):
         return path.encode()[-3:]
 
 
+@pytest.mark.slow
 def test_a_tree_may_be_elsewhere_and_of_any_depth() -> None:
     made = butane.translate(growing("t"), Memory(1050)).config["storage"]["files"]
     assert sorted(file["path"] for file in made) == sorted(f"/srv{'/d' * depth}/f" for depth in range(1049))

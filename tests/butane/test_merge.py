@@ -188,25 +188,23 @@ def test_json_has_the_order_of_ignition_s_structs_whatever_the_order_given() -> 
     )
 
 
-STRANGE: list[Any] = [
-    None,
-    [],
-    "x",
-    {"foo": 1},
-    {"ignition": []},
-    {"ignition": {"version": 3}},
-    config(foo={}),
-    config(storage=[]),
-    config(storage={"files": {}}),
-    config(storage={"files": [None]}),
-    config(storage={"files": [{"path": []}]}),
-    config(storage={"files": [{"path": "/a", "mode": True}]}),
-    config(storage={"files": [{"path": "/a", "mode": 1.5}]}),
-    config(storage={"files": [{"path": "/a", "contents": {"source": b"x"}}]}),
-    config(storage={"luks": [{"name": "a", "cex": {}}]}),
-    config(kernelArguments={"shouldExist": [["a"]]}),
-    config(systemd={"units": [{"name": "a.service", "enabled": "yes"}]}),
-]
+PARTS: tuple[dict[str, Any], ...] = (
+    {"foo": {}},
+    {"storage": []},
+    {"storage": {"files": {}}},
+    {"storage": {"files": [None]}},
+    {"storage": {"files": [{"path": []}]}},
+    {"storage": {"files": [{"path": "/a", "mode": True}]}},
+    {"storage": {"files": [{"path": "/a", "mode": 1.5}]}},
+    {"storage": {"files": [{"path": "/a", "contents": {"source": b"x"}}]}},
+    {"storage": {"luks": [{"name": "a", "cex": {}}]}},
+    {"kernelArguments": {"shouldExist": [["a"]]}},
+    {"systemd": {"units": [{"name": "a.service", "enabled": "yes"}]}},
+)
+STRANGE: tuple[Any, ...] = (
+    *(None, [], "x", {"foo": 1}, {"ignition": []}, {"ignition": {"version": 3}}),
+    *({"ignition": {"version": "3.4.0"}, **parts} for parts in PARTS),
+)
 
 
 @pytest.mark.parametrize("strange", STRANGE, ids=repr)

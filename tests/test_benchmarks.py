@@ -1,0 +1,160 @@
+"""The benchmarks: that they tell all, go on without what cannot be had, and compare what is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import butane
+from benchmarks import measure, peers, table
+from benchmarks.butane import with_files
+from benchmarks.fleet import Fleet
+from benchmarks.measure import Spent
+from conftest import ROOT, Project
+
+TEXT = """\
+variant: flatcar
+version: 1.1.0
+storage:
+  files:
+    - path: /etc/a
+      contents: {inline: "a\\n"}
+    - contents:
+        inline: b
+      path: /etc/b
+  links:
+    - {path: /etc/l, target: /etc/a}
+"""
+
+
+@pytest.mark.slow
+def test_one_run_tells_every_case_with_its_figures() -> None:
+    page = (ROOT / "docs/performance.md").read_bytes()
+    command = [sys.executable, "-m", "benchmarks", "--hosts=5", "--rounds=1", "--alone"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line[:1] == "|"
+    ]
+    told = [row[0] for row in rows]
+    for case in ("cold", "nothing to do", "one host edited", "a shared template edited", "cluster.yaml edited"):
+        row = rows[told.index(case)]
+        assert all(float(figure) > 0 for figure in row[1:]), row
+    assert told.count("one host edited") == 2  # also ten times as many hosts
+    assert {"a process: `true`", "`python -m butane`", "peak memory, 50 hosts"} <= set(told)
+    assert (ROOT / "docs/performance.md").read_bytes() == page
+
+
+@pytest.mark.slow
+def test_a_tool_that_cannot_be_had_says_so_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PIP_NO_INDEX", "UV_NO_INDEX"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("UV_NO_CACHE", "1")
+    fleet = Fleet(tmp_path, 5)
+    fleet.job().run(0)
+    found = peers.measure(fleet, tmp_path, tmp_path / "cache", 1)
+    assert [(one.name, one.spent) for one in found if one.name.startswith("ansible")] == [("ansible-core", None)]
+    assert len(found) == 2
+    assert "network" in found[0].why_not
+    assert "not measured: could not be installed" in table.of_others(Spent(1, 1), found)
+
+
+def test_lines_that_differ_are_variables_and_the_rest_is_literal() -> None:
+    texts = peers.shared_lines({"a": "one\nmy name is a\nthree\n", "b": "one\nmy name is b\nthree\n"})
+    assert texts.same == ["one\n", "\nthree\n"]
+    assert texts.variables("b") == {"v0": "my name is b"}
+
+
+def test_more_files_are_the_same_under_other_paths() -> None:
+    one, three = (butane.translate(with_files(TEXT, times)).config["storage"] for times in (1, 3))
+    assert [file["path"] for file in one["files"]] == ["/etc/a", "/etc/b"]
+    assert [file["path"] for file in three["files"]] == [
+        *("/etc/a", "/etc/b", "/etc/a.1", "/etc/b.1", "/etc/a.2", "/etc/b.2")
+    ]  # fmt: skip
+    assert {file["contents"]["source"] for file in three["files"]} == {
+        file["contents"]["source"] for file in one["files"]
+    }
+    assert three["links"] == one["links"]
+
+
+def test_what_a_command_took_is_told_with_its_processor_time_and_memory(tmp_path: Path) -> None:
+    """In a small process of its own: a process begins as a copy of the one that starts it, and this one is large."""
+    work = "import time\ndata = bytearray(120 << 20)\nwhile time.process_time() < 0.2: pass"
+    code = (
+        "import json, pathlib, sys; from benchmarks import measure\n"
+        f"spent = measure.run([sys.executable, '-c', {work!r}], pathlib.Path(sys.argv[1]), {{}})\n"
+        "print(json.dumps([spent.seconds, spent.processor, spent.memory]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, processor, memory = json.loads(done.stdout)
+    assert seconds >= processor * 0.9
+    assert 0.2 <= processor < 5
+    assert 120 <= memory < 250
+
+
+def test_a_command_that_fails_is_named_with_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(measure.Failed, match=r"^sh: no such thing$"):
+        measure.run(["sh", "-c", "echo first; echo no such thing; exit 3"], tmp_path, {})
+
+
+def test_jobs_run_in_turns_and_the_best_of_each_counts(tmp_path: Path) -> None:
+    order: list[int] = []
+    jobs = [
+        measure.Job(tmp_path, [["true"]], order.append),
+        measure.Job(tmp_path, [["true"]], lambda n: order.append(-n)),
+    ]
+    found = measure.in_turns(3, *jobs)
+    assert order == [0, 0, 1, -1, 2, -2]
+    assert len(found) == 2
+    assert measure.best([Spent(1, 5, 7), Spent(2, 4, 8)]) == Spent(1, 4, 8)
+
+
+def test_the_tables_are_put_between_the_markers_and_nothing_else_changes(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.START}\nold\n{table.END}\nafter\n")
+    for text in ("new", "newer"):
+        table.record(page, text)
+    assert page.read_text() == f"before\n{table.START}\nnewer\n{table.END}\nafter\n"
+
+
+def test_the_page_has_both_markers_once() -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    assert [len(re.findall(re.escape(marker), page)) for marker in (table.START, table.END)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("aim", "row"),
+    [
+        (table.Aim("x", 1 / 20, 1 / 22, 1 / 18, "/"), ["x", "1/22", "1/18", "1/20", "yes"]),
+        (table.Aim("x", 0.5, 0.62, None, "s"), ["x", "0.62 s", "", "0.50 s", "**no**"]),
+        (table.Aim("x", 300, 263, None, "MB"), ["x", "263 MB", "", "300 MB", "yes"]),
+        (table.Aim("x", 1.3, None, None), ["x", "", "", "1.30", "not measured"]),
+    ],
+)
+def test_an_aim_tells_whether_it_is_met(aim: table.Aim, row: list[str]) -> None:
+    assert aim.row() == row
+
+
+def test_options_of_the_task_reach_the_benchmarks(project: Project) -> None:
+    from i12e import checks, engine  # what dodo.py puts together
+
+    seen: list[object] = []
+
+    def action(hosts: int, rounds: int, alone: bool, record: bool) -> None:
+        seen.append((hosts, rounds, alone, record))
+
+    tasks = lambda config: engine.aside("bench", "measured", action, checks.BENCHMARKS)  # noqa: E731
+    assert project.doit("bench", "--hosts", "7", "--record", tasks=tasks).status == 0
+    assert project.doit("bench", "--rounds=2", "--alone", tasks=tasks).status == 0
+    assert seen == [(7, 5, False, True), (1000, 2, True, False)]
+    assert project.doit("bench", "--hosts", "many", tasks=tasks).status == 3
