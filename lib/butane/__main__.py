@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import BinaryIO, NoReturn, TextIO
 
 from butane import BadConfig, Entry, Translation, __version__, display, translate
 
 FAILED, USAGE = 1, 2
-_STDIN = "<stdin>"
 _COLORS = ("auto", "always", "never", "yes", "no")
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
@@ -26,8 +28,7 @@ class Failure(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{message}\n")
-        self.print_usage(sys.stderr)
+        _tell(f"{message}\n{self.format_usage()}")
         raise SystemExit(USAGE)
 
 
@@ -58,7 +59,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     words = ["--color=always" if word in ("--color", "--colour") else word for word in arguments]
     options = parser.parse_args(words)
     if options.input:
-        sys.stderr.write("Flag --input has been deprecated, specify filename directly on command line\n")
+        _tell("Flag --input has been deprecated, specify filename directly on command line\n")
         options.file.insert(0, options.input)
     if len(options.file) > 1:
         parser.error("there may be only one input file")
@@ -68,16 +69,16 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Given the command's arguments, run it; return its exit status."""
     options = _arguments(sys.argv[1:] if arguments is None else arguments)
-    name = options.file[0] if options.file else _STDIN
+    name = options.file[0] if options.file else ""
     try:
         text = _text(_input(name))
-        translation = _translated(text, name, options)
+        translation = _translated(text, name or "<stdin>", options)
         if options.strict and translation.report:
             raise Failure("Config produced warnings and --strict was specified")
         if not options.check:
             _write(translation.pretty if options.pretty else translation.json, options.output)
     except Failure as failure:
-        sys.stderr.write(f"{failure}\n")
+        _tell(f"{failure}\n")
         return FAILED
     return 0
 
@@ -85,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _translated(text: str, name: str, options: argparse.Namespace) -> Translation:
     def show(report: Sequence[Entry]) -> None:
         if options.raw_errors:
-            sys.stderr.write(display.raw(report))
+            _tell(display.raw(report))
         else:
-            sys.stderr.write(display.pretty(report, name, text, _wants_color(options.color, sys.stderr)))
+            _tell(display.pretty(report, name, text, _wants_color(options.color, sys.stderr)))
 
     try:
         done = translate(text, options.files_dir or None, thorough=options.thorough, hints=options.hints)
@@ -100,20 +101,30 @@ def _translated(text: str, name: str, options: argparse.Namespace) -> Translatio
     return done
 
 
-def _wants_color(choice: str, stream: TextIO) -> bool:
+def _tell(text: str) -> None:
+    # who closed standard error, or filled it up, wants the status and the config all the same
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def _wants_color(choice: str, stream: TextIO | None) -> bool:
     if choice == "auto":
-        return "NO_COLOR" not in os.environ and stream.isatty()
+        return "NO_COLOR" not in os.environ and stream is not None and stream.isatty()
     return choice in ("always", "yes")
 
 
 def _input(name: str) -> bytes:
-    if name == _STDIN:
-        return sys.stdin.buffer.read()
     try:
+        if not name:
+            return sys.stdin.buffer.read() if sys.stdin is not None else b""
         with open(name, "rb") as file:
             return file.read()
+    except IsADirectoryError as error:
+        raise _failed("read", name, error) from None
     except OSError as error:
-        raise _failed(name, error) from None
+        raise _failed("open" if name else "read", name or "/dev/stdin", error) from None
 
 
 def _text(data: bytes) -> str:
@@ -126,19 +137,33 @@ def _text(data: bytes) -> str:
 
 
 def _write(data: bytes, output: str) -> None:
-    if not output:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        with open(output, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        raise _failed(output, error) from None
+    name = output or "/dev/stdout"
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(open(output, "wb", buffering=0)) if output else _standard_output()
+        except OSError as error:
+            raise _failed("open", name, error) from None
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+        except OSError as error:
+            raise Failure(f"Failed to write config to {_reason('write', name, error)}") from None
 
 
-def _failed(name: str, error: OSError) -> Failure:
-    return Failure(f"failed to open {name}: open {name}: {(error.strerror or 'cannot be used').lower()}")
+def _standard_output() -> io.RawIOBase | BinaryIO:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    # past the buffer: what it cannot get rid of Python would try to write again at the end
+    return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+
+
+def _failed(verb: str, name: str, error: OSError) -> Failure:
+    return Failure(f"failed to {verb} {_reason(verb, name, error)}")
+
+
+def _reason(verb: str, name: str, error: OSError) -> str:
+    return f"{name}: {verb} {name}: {(error.strerror or 'cannot be used').lower()}"
 
 
 def run() -> NoReturn:

@@ -14,6 +14,7 @@ import base64
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -61,7 +62,7 @@ class Unreadable(Exception):
 
 
 class _Mismatch(Exception):
-    """A scalar that is not of the type that belongs in its place; holds its tag."""
+    """A scalar that is not of the type that belongs in its place."""
 
 
 class Decoder:
@@ -109,7 +110,7 @@ class Decoder:
         self._count(node)
         if isinstance(node, AliasNode):
             self.odd = True
-            with _Unfolded(self, node) as target:
+            with self._unfolded(node) as target:
                 return self._struct(target, shape, chain, values, merged)
         if not isinstance(node, MappingNode):
             self.odd = True
@@ -152,7 +153,7 @@ class Decoder:
             name: str = key.value
             return None if key.tag == PLAIN and name in _NULL else name
         if isinstance(key, AliasNode):
-            with _Unfolded(self, key) as target:
+            with self._unfolded(key) as target:
                 return self._name(target, chain)
         self.odd = True
         if isinstance(key, ScalarNode):
@@ -193,7 +194,7 @@ class Decoder:
         self._count(node)
         if isinstance(node, AliasNode):
             self.odd = True
-            with _Unfolded(self, node) as target:
+            with self._unfolded(node) as target:
                 return self._many(target, slot, chain)
         if not isinstance(node, SequenceNode):
             if not _is_null(node):
@@ -216,7 +217,7 @@ class Decoder:
     def _one(self, node: Node, slot: Slot, chain: Chain) -> Any:
         self._count(node)
         if isinstance(node, AliasNode):
-            with _Unfolded(self, node) as target:
+            with self._unfolded(node) as target:
                 return self._one(target, slot, chain)
         if not isinstance(node, ScalarNode):
             self._mismatch(chain, node, slot, None, False)
@@ -268,30 +269,14 @@ class Decoder:
         if many and self._aliased / self._decoded > allowed:
             raise Unreadable(node, "document contains excessive aliasing")
 
-    def enter(self, node: AliasNode) -> None:
-        """Begin to unfold an alias; raise Unreadable where it holds itself."""
+    @contextmanager
+    def _unfolded(self, node: AliasNode) -> Iterator[Node]:
+        """Yield what an alias stands for, to be read meanwhile; raise Unreadable where it holds itself."""
         if id(node) in self._aliases:
             raise Unreadable(node, "anchor value contains itself")
         self._aliases.add(id(node))
-
-    def leave(self, node: AliasNode) -> None:
-        """End the unfolding of an alias."""
+        yield node.target
         self._aliases.discard(id(node))
-
-
-class _Unfolded:
-    """An alias while what it stands for is read."""
-
-    def __init__(self, decoder: Decoder, node: AliasNode) -> None:
-        self.decoder = decoder
-        self.node = node
-
-    def __enter__(self) -> Node:
-        self.decoder.enter(self.node)
-        return self.node.target
-
-    def __exit__(self, *_: object) -> None:
-        self.decoder.leave(self.node)
 
 
 def _is_null(node: Node) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ _BASE64 = re.compile(r"data:[^,]*;base64,")
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")
 _MODES = ("mode", "file_mode", "dir_mode")
 _WIDTH = 120
+_MOST = 64 * 1024 * 1024
+"""No content that comes to more bytes than these is unpacked: a few KB of gzip can hold GBs."""
 
 
 class _Octal(int):
@@ -124,9 +127,15 @@ def decoded(source: str, compression: str) -> bytes | None:
     head, _, body = source.partition(",")
     try:
         data = base64.b64decode(body, validate=True) if _BASE64.match(head + ",") else unquote_to_bytes(body)
-        return gzip.decompress(data) if compression == "gzip" else data
+        return _unpacked(data) if compression == "gzip" else data
     except (ValueError, OSError, EOFError, zlib.error):
         return None
+
+
+def _unpacked(data: bytes) -> bytes | None:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        content = file.read(_MOST + 1)
+    return content if len(content) <= _MOST else None
 
 
 def _text(data: bytes) -> str | bytes:

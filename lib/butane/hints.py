@@ -1,6 +1,7 @@
 """What to write instead: a hint for each fault whose remedy can be told.
 
-Hints are ours; Butane has none. Like messages, they hold no value, but for a mode.
+Hints are ours; Butane has none. Like messages, they hold no value, but for a mode. They say what the user's own
+version takes, so that no second error comes of following them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Iterator
 
 from yaml.nodes import Node, ScalarNode
 
+from butane.localfiles import ESCAPES, ESCAPES_BY_LINK
 from butane.parse import child
 from butane.report import Fault, Path
-from butane.schema import CONFIG, DIALECTS, Dialect, Field, Struct
+from butane.schema import CONFIG, DIALECTS, LATEST, Dialect, Field, Struct
+from butane.source import DECIMAL_MODE
+from butane.urls import SCHEMES
+from butane.validate import SPECIAL_BITS
 
-_DATA_FORMS = "http, https, tftp, s3, gs, arn or data"
 _HINTS = {
     "error parsing variant; must be specified": "begin with: variant: flatcar (or fcos)",
     "error parsing version; must be a valid semver": "write three numbers, as in: version: 1.1.0",
@@ -28,9 +32,11 @@ _HINTS = {
     "format is required if with_mount_unit is true": "add format: ext4, xfs, btrfs, vfat or swap",
     "path is required if with_mount_unit is true and format is not swap": "add path: where to mount it",
     "path must be under /etc or /var if with_mount_unit is true": "mount it below /var, and link to it",
-    "boot_device.layout should be specified when boot_device.mirror is specified": "add layout: x86_64",
+    "boot_device.layout should be specified when boot_device.mirror is specified": (
+        "add layout: x86_64, aarch64 or ppc64le"
+    ),
     "mirroring requires at least two devices": "name a second disk, or leave mirror out",
-    "clevis is not supported in this spec version": "Flatcar has no clevis: use key_file",
+    "clevis is not supported in this spec version": "this version of flatcar has no clevis: use key_file",
     "link target is required": "add target: where the link leads",
     "path not specified": "add the path, from / on",
     "path not absolute": "begin it with /",
@@ -44,10 +50,8 @@ _HINTS = {
     "unrecognized hash function": "use sha512 or (not in the oldest version) sha256",
     "incorrect size for hash sum": "sha512 has 128 hex digits, sha256 has 64",
     "invalid compression method": "write gzip, or nothing",
-    "invalid url scheme": f"use {_DATA_FORMS}",
-    "unable to parse url": f"begin with a scheme ({_DATA_FORMS}), and escape odd characters with %",
     "cannot use HTTP headers with this source scheme": "only http and https have headers",
-    "duplicate entry defined": "another entry has the same name, path or device: keep one",
+    "duplicate entry defined": "another entry has the same name, path, device or text: keep one",
     "invalid systemd unit extension": "end the name in .service, .timer, .mount, .socket, .path, .target, ...",
     "invalid systemd drop-in extension": "end the name in .conf",
     "path conflicts with systemd unit or dropin": "write it under systemd.units alone",
@@ -60,14 +64,18 @@ _HINTS = {
     "thumbprint is required": "add thumbprint: what `tang-show-keys` prints",
     'field "name" is required': "add name",
     'field "password_hash" is required': "add password_hash: what grub2-mkpasswd-pbkdf2 prints",
-    "setuid/setgid/sticky bits are not supported or functional in spec versions older than 3.6.0": (
-        "use fcos 1.7.0, or set the bits on the host in a unit"
-    ),
+    ESCAPES: "put the file below the files directory",
+    ESCAPES_BY_LINK: "put a copy of the file in place of the link",
+} | {
+    f"{kind} path includes link in config": "write it below what the link leads to"
+    for kind in ("file", "directory", "link")
 }
-_DECIMAL = "unreasonable mode would be reasonable if specified in octal"
 _NO_INSTALL = re.compile(
     r"unit .* is enabled, but has no install section|template unit .* doesn't have Install section"
 )
+# A mode without a leading zero; three digits are what people mean to be octal
+_DIGITS = re.compile(r"[0-7]+")
+_DECIMAL = re.compile(r"[1-7][0-7]{2}")
 _UNUSED = re.compile(r"unused key (.*)", re.DOTALL)
 _MISMATCH = re.compile(r"cannot unmarshal (\S+|a value with a tag) into (\S+)")
 
@@ -80,8 +88,12 @@ def hint(fault: Fault, root: Node | None, dialect: Dialect | None) -> str:
     unused = _UNUSED.fullmatch(message)
     if unused is not None:
         return _for_unused(unused[1], fault.path[:-1], dialect)
-    if message.startswith(_DECIMAL):
+    if message == DECIMAL_MODE:
         return _for_decimal(fault.path, root)
+    if message == SPECIAL_BITS:
+        return _for_special_bits(fault.path, root, dialect)
+    if message in ("invalid url scheme", "unable to parse url"):
+        return _for_url(message, fault.path[-1], dialect)
     if _NO_INSTALL.match(message):
         return "add a section [Install] with WantedBy=multi-user.target, or leave enabled out"
     if message.startswith("No translator exists"):
@@ -120,11 +132,34 @@ def _structs_at(path: Path) -> Iterator[Struct]:
 
 
 def _for_decimal(path: Path, root: Node | None) -> str:
+    written = _written(path, root)
+    return f"write 0{written}" if _DIGITS.fullmatch(written) else "begin it with 0"
+
+
+def _for_special_bits(path: Path, root: Node | None, dialect: Dialect | None) -> str:
+    if _DECIMAL.fullmatch(_written(path, root)):
+        return _for_decimal(path, root)
+    newer = "use fcos 1.7.0, or " if dialect is not None and dialect.variant == "fcos" else ""
+    return f"{newer}set the bits on the host in a unit"
+
+
+def _written(path: Path, root: Node | None) -> str:
     node = root
     for part in path:
         node = None if node is None else child(node, part)
-    written = node.value if isinstance(node, ScalarNode) else ""
-    return f"write 0{written}" if written.isdecimal() else "begin it with 0"
+    return node.value if isinstance(node, ScalarNode) else ""
+
+
+def _for_url(message: str, field: str | int, dialect: Dialect | None) -> str:
+    if field == "http_headers":
+        return "add source: headers are for http and https"
+    minor = LATEST if dialect is None else dialect.minor
+    of_resource = [scheme for scheme, since in SCHEMES.items() if since <= minor]
+    schemes = ["http", "https"] if field in ("url", "http_proxy", "https_proxy") else of_resource
+    known = f"{', '.join(schemes[:-1])} or {schemes[-1]}"
+    if message == "invalid url scheme":
+        return f"use {known}"
+    return f"begin with a scheme ({known}), and escape odd characters with %"
 
 
 def _for_mismatch(found: str, wanted: str) -> str:

@@ -25,7 +25,7 @@ from yaml.events import (
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.parser import Parser
 from yaml.reader import Reader
-from yaml.scanner import Scanner
+from yaml.scanner import Scanner, ScannerError
 
 from butane.report import BadConfig, Entry, Path
 
@@ -74,6 +74,17 @@ class _PythonComposer(_Tags, Reader, Scanner, Parser, Composer):
         Scanner.__init__(self)
         Parser.__init__(self)
         Composer.__init__(self)
+
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: Any) -> list[str]:
+        """Refuse, as libyaml does, an escape for what is no character."""
+        try:
+            chunks: list[str] = super().scan_flow_scalar_non_spaces(double, start_mark)
+            "".join(chunks).encode("utf-8")
+        except (ValueError, OverflowError):
+            problem = "found invalid Unicode character escape code"
+        else:
+            return chunks
+        raise ScannerError("while parsing a quoted scalar", start_mark, problem, self.get_mark())
 
 
 _composer: Callable[[str], Any] = _PythonComposer

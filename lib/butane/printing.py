@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from butane.report import Chain, dotted, unchained
 from butane.schema import Kind, Shape, Slot, ignition_shape
 from butane.versions import minor_of
 
@@ -47,17 +48,17 @@ def ordered(config: Mapping[str, Any], shape: Shape | None = None) -> dict[str, 
     field, and for a value that is not of its field's type.
     """
     shape = shape or ignition_shape(minor_of(version_of(config)))
-    result = _ordered(config, shape, "$")
+    result = _ordered(config, shape, None)
     result.setdefault("ignition", {"version": ""})
     return {name: result[name] for name in shape.by_json if name in result}
 
 
-def _ordered(values: Any, shape: Shape, path: str) -> dict[str, Any]:
+def _ordered(values: Any, shape: Shape, chain: Chain) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{path}: must be a mapping")
+        raise _unfit(chain, "must be a mapping")
     for name in values:
         if name not in shape.by_json:
-            raise ValueError(f"{path}.{name}: this field of Ignition is not known")
+            raise _unfit((chain, name), "this field of Ignition is not known")
     result: dict[str, Any] = {}
     for name, slot in shape.by_json.items():
         value = values.get(name)
@@ -65,28 +66,32 @@ def _ordered(values: Any, shape: Shape, path: str) -> dict[str, Any]:
             if (slot.plain and not slot.field.hidden) or (slot.null and name in values):
                 result[name] = slot.empty if slot.plain else None
             continue
-        value = _typed(value, slot, f"{path}.{name}")
+        value = _typed(value, slot, (chain, name))
         is_nothing = slot.shape is not None and not slot.pointer and value == {}
         if value != [] and not is_nothing and not (slot.field.hidden and value == slot.empty):
             result[name] = value
     return result
 
 
-def _typed(value: Any, slot: Slot, path: str) -> Any:
+def _typed(value: Any, slot: Slot, chain: Chain) -> Any:
     if not slot.many:
-        return _one(value, slot, path)
+        return _one(value, slot, chain)
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{path}: must be a list")
-    return [_one(item, slot, f"{path}.{i}") for i, item in enumerate(value)]
+        raise _unfit(chain, "must be a list")
+    return [_one(item, slot, (chain, i)) for i, item in enumerate(value)]
 
 
-def _one(value: Any, slot: Slot, path: str) -> Any:
+def _one(value: Any, slot: Slot, chain: Chain) -> Any:
     if slot.shape is not None:
-        return _ordered(value, slot.shape, path)
+        return _ordered(value, slot.shape, chain)
     wanted, name = _TYPES[slot.kind or Kind.STRING]
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ValueError(f"{path}: must be {name}")
+        raise _unfit(chain, f"must be {name}")
     return value
+
+
+def _unfit(chain: Chain, problem: str) -> ValueError:
+    return ValueError(f"{dotted(unchained(chain))}: {problem}")
 
 
 def to_json(config: Mapping[str, Any]) -> bytes:

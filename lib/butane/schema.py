@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 NEVER = 0
@@ -457,14 +457,14 @@ class Shape:
         return all(self.by_json[name].is_zero(item) for name, item in value.items())
 
 
-@lru_cache(maxsize=256)
+@cache
 def leads_to(struct: Struct, wanted: frozenset[Struct]) -> bool:
     """Tell whether a mapping is one of those that are wanted, or can have one of them in it."""
     inner = (field.type for field in struct.fields if isinstance(field.type, Struct))
     return struct in wanted or any(leads_to(other, wanted) for other in inner)
 
 
-@lru_cache(maxsize=512)
+@cache
 def shape(struct: Struct, dialect: Dialect) -> Shape:
     """Given a mapping of the table and a version, return its shape there."""
     return Shape(struct, tuple(_slot(field, dialect) for field in struct.fields if dialect.has(field)))
@@ -486,7 +486,7 @@ def _slot(field: Field, dialect: Dialect) -> Slot:
     )
 
 
-@lru_cache(maxsize=16)
+@cache
 def ignition_shape(minor: int) -> Shape:
     """Given a minor version of Ignition 3, return the shape of its configs."""
     return shape(CONFIG, Dialect("", "", minor))

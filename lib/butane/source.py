@@ -37,7 +37,7 @@ from butane.validate import UNKNOWN_VERSION, duplicates, ignition_faults, versio
 
 Values = dict[str, Any]
 
-_DECIMAL_MODE = "unreasonable mode would be reasonable if specified in octal; remember to add a leading zero"
+DECIMAL_MODE = "unreasonable mode would be reasonable if specified in octal; remember to add a leading zero"
 _TOO_MANY_CONTENTS = "only one of the following can be set: contents, contents_local"
 _NO_FORMAT = "format is required if with_mount_unit is true"
 _NO_PATH = "path is required if with_mount_unit is true and format is not swap"
@@ -233,7 +233,7 @@ _CHECKED = frozenset(_CHECKS)
 def _decimal_mode(node: Values, path: Path, *, directory: bool) -> Iterator[Fault]:
     mode = node.get("mode")
     if mode is not None and _looks_decimal(mode, directory):
-        yield Fault((*path, "mode"), _DECIMAL_MODE, "warning")
+        yield Fault((*path, "mode"), DECIMAL_MODE, "warning")
 
 
 def _looks_decimal(mode: int, directory: bool) -> bool:

@@ -22,22 +22,29 @@ _SPACES = (
 )
 _SHORT = 2000
 """A text of so few bytes has no line that is too long."""
+_CACHED_SIZE = 64 * 1024
 
 
 class BadUnit(Exception):
     """The text is no unit file; the message says why without quoting it."""
 
 
-@lru_cache(maxsize=512)
 def option_sections(text: str) -> frozenset[str]:
     """Given the text of a unit, return the names of the sections that hold an option.
 
-    Raise BadUnit if Ignition's parser would refuse the text.
+    Raise BadUnit if Ignition's parser would refuse the text. Small texts are remembered, because the same
+    units go to many hosts.
     """
+    return _remembered(text) if len(text) <= _CACHED_SIZE else _option_sections(text)
+
+
+def _option_sections(text: str) -> frozenset[str]:
     reader = _Reader(text.encode("utf-8", "surrogateescape"))
     reader.run()
     return frozenset(reader.found)
 
+
+_remembered = lru_cache(maxsize=512)(_option_sections)
 
 _Step = Callable[[], "_Step | None"]
 

@@ -95,7 +95,7 @@ def url_fault(url: str, minor: int) -> str | None:
     parsed = _parse(url)
     if parsed is None:
         return "unable to parse url"
-    if parsed.scheme not in _SCHEMES or minor < _SCHEMES[parsed.scheme]:
+    if parsed.scheme not in SCHEMES or minor < SCHEMES[parsed.scheme]:
         return "invalid url scheme"
     if parsed.scheme == "data":
         return data_url_fault(url)
@@ -107,7 +107,7 @@ def url_fault(url: str, minor: int) -> str | None:
 
 
 # The minor version of Ignition 3 that first knew a scheme
-_SCHEMES = {"http": 0, "https": 0, "tftp": 0, "s3": 0, "data": 0, "gs": 2, "arn": 4}
+SCHEMES = {"http": 0, "https": 0, "tftp": 0, "s3": 0, "data": 0, "gs": 2, "arn": 4}
 
 
 def _is_object(opaque: str) -> bool:

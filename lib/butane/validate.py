@@ -73,7 +73,7 @@ _UNIT_TYPES = (
 )
 _INSTANCE = re.compile(r"([^\n]+?)@([^\n]+?)\.service")
 _DIGEST_LENGTHS = {"sha512": 128, "sha256": 64}
-_SPECIAL_BITS = "setuid/setgid/sticky bits are not supported or functional in spec versions older than 3.6.0"
+SPECIAL_BITS = "setuid/setgid/sticky bits are not supported or functional in spec versions older than 3.6.0"
 _LABEL_LENGTHS = {"ext4": 16, "btrfs": 256, "xfs": 12, "swap": 15, "vfat": 11}
 _PARTITION_LABEL, _LUKS_LABEL = 36, 47
 _GUID = re.compile(r"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
@@ -300,7 +300,7 @@ def _mode(values: Values, path: Path, context: _Context) -> Iterator[Fault]:
     if not 0 <= mode <= 0o7777:
         yield Fault((*path, "mode"), "illegal file mode")
     if context.minor < 6 and mode & 0o7000:
-        yield Fault((*path, "mode"), _SPECIAL_BITS, "warning")
+        yield Fault((*path, "mode"), SPECIAL_BITS, "warning")
 
 
 def _directory(values: Values, path: Path, context: _Context) -> Iterator[Fault]:

@@ -132,6 +132,49 @@ def test_a_file_that_cannot_be_used_is_status_1(monkeypatch: pytest.MonkeyPatch,
     assert (done.status, done.err) == (1, "failed to open no/such: open no/such: no such file or directory\n")
 
 
+def test_a_folder_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = run(monkeypatch, "", str(tmp_path))
+    assert (done.status, done.err) == (1, f"failed to read {tmp_path}: read {tmp_path}: is a directory\n")
+
+
+def test_no_name_is_standard_input_and_every_name_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, HEADER, "").status == 0
+    assert (
+        run(monkeypatch, HEADER, "<stdin>").err == "failed to open <stdin>: open <stdin>: no such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "says"),
+    [
+        (">&-", 1, "open /dev/stdout: bad file descriptor"),
+        (">/dev/full", 1, "Failed to write config to /dev/stdout: write /dev/stdout: no space left on device"),
+        ("-o /dev/full", 1, "Failed to write config to /dev/full: write /dev/full: no space left on device"),
+        ("2>&-", 0, '{"ignition":'),
+        ("2>/dev/full", 0, '{"ignition":'),
+        ("<&-", 1, "error parsing variant; must be specified"),
+        ("| true; exit ${PIPESTATUS[0]}", 1, "write /dev/stdout: broken pipe"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_a_status_and_no_traceback(
+    tmp_path: Path, redirected: str, status: int, says: str
+) -> None:
+    source = "https://example.com/" + "a" * 200_000  # more than a pipe holds while nobody reads
+    (tmp_path / "a.bu").write_text(
+        f"{HEADER}foo: 1\nstorage: {{files: [{{path: /a, contents: {{source: {source}}}}}]}}\n"
+    )
+    command = f"{sys.executable} -m butane --raw-errors {redirected}"
+    done = subprocess.run(
+        ["bash", "-c", command if redirected == "<&-" else command.replace("butane", f"butane {tmp_path}/a.bu", 1)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False)
+    assert says in done.stdout + done.stderr
+
+
 def test_help_and_version_are_status_0(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(monkeypatch, "", "--help")
     assert done.status == 0
@@ -201,3 +244,12 @@ def test_it_is_a_program(tmp_path: Path) -> None:
     done = subprocess.run(command, input=HEADER.encode(), cwd=tmp_path, env=environ, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert stat.S_IMODE((tmp_path / "out.ign").stat().st_mode) & 0o111 == 0
+
+
+def test_the_example_of_the_readme_is_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    readme = Path(butane.__file__).with_name("README.md").read_text()
+    make, command, *shown = readme.partition("```console\n")[2].partition("```\n")[0].splitlines(keepends=True)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["sh", "-c", make.removeprefix("$ ")], check=True)
+    done = run(monkeypatch, "", *command.removeprefix("$ python -m butane ").split())
+    assert (done.status, done.out, done.err) == (0, "", "".join(shown))

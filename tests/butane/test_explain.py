@@ -149,3 +149,11 @@ def test_what_is_not_known_is_refused_and_not_dropped() -> None:
         butane.explain({"ignition": {"version": "3.4.0"}, "storage": {"filez": []}})
     with pytest.raises(ValueError, match=r"flatcar has no version for Ignition 3\.0\.0"):
         butane.explain({"ignition": {"version": "3.0.0"}}, "flatcar")
+
+
+def test_content_that_unpacks_to_more_than_anybody_reads_stays_packed() -> None:
+    packed = base64.b64encode(gzip.compress(bytes(65 * 1024 * 1024), 9)).decode()
+    contents = {"compression": "gzip", "source": f"data:;base64,{packed}"}
+    file = {"path": "/a", "contents": contents}
+    config = {"ignition": {"version": "3.4.0"}, "storage": {"files": [file]}}
+    assert butane.translate(butane.explain(config, exact=False)).config == config

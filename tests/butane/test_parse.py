@@ -277,6 +277,14 @@ def test_an_anchor_may_be_there_twice() -> None:
     assert butane.translate(f"{HEADER}passwd: {{users: [{{name: &x a}}, {{name: &x b}}]}}\n").report == ()
 
 
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udc80", "\\U00110000", "\\UFFFFFFFF"])
+def test_an_escape_for_what_is_no_character_is_an_error(escape: str) -> None:
+    for field in ("gecos", "foo"):
+        (problem,) = problems(f'{HEADER}passwd: {{users: [{{name: a, {field}: "{escape}"}}]}}\n')
+        assert problem.endswith("not valid YAML: found invalid Unicode character escape code")
+    assert user("gecos: '\\ud800'") == {"gecos": "\\ud800"}
+
+
 def unfolding(times: int, before: str = " ") -> str:
     file = f"&file {{path: /a, append: [&part {{source: http://x}}{f',{before}*part' * times}]}}"
     return f"{HEADER}storage: {{files: [{file}{f',{before}*file' * times}]}}\n"
