@@ -1,7 +1,8 @@
 """The real Ignition on Debian: its verdict on a config, and the tree that a host gets from one.
 
-Debian has Ignition 2.14, which knows spec 3.4.0 by the name that it had before its release; apart from that
-and from where it puts ssh keys and presets it does what the Ignition of Flatcar and Fedora CoreOS does.
+Debian has Ignition 2.14, which knows spec 3.4.0 by the name that it had before its release and no later one;
+apart from that and from where it puts ssh keys and presets it does what the Ignition of Flatcar and Fedora
+CoreOS does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -35,6 +37,8 @@ _LINKS: dict[str, dict[str, str]] = {
     "flatcar": {},
     "fcos": {"/home": "var/home", "/opt": "var/opt", "/root": "var/roothome", "/usr/local": "../var/usrlocal"},
 }
+# The first version in a config is its own: a config within it is escaped, and no other key has that name.
+_LATER = re.compile(rb'"version":"3\.[456]\.0"')
 _PASSWD = "root:x:0:0:root:/root:/bin/bash\ncore:x:{core}:{core}:CoreOS Admin:/home/core:/bin/bash\n"
 _GROUP = "root:x:0:\nwheel:x:10:core\nsudo:x:150:core\ndocker:x:233:core\ncore:x:{core}:\n"
 _TEXTS = {
@@ -63,17 +67,30 @@ def missing() -> str:
 
 
 def for_debian(config: bytes) -> bytes:
-    """Given a config of spec 3.4.0, return the same one with the version that Ignition 2.14 knows it by."""
-    new = config.replace(b'"version":"3.4.0"', b'"version":"3.4.0-experimental"', 1)
-    assert new != config, "the config is not of spec 3.4.0"
-    return new
+    """Given a config as we print it, return the same one with a version that Ignition 2.14 knows.
+
+    A config of a later spec is told to be of the latest one there: what is new in it is not judged, and a key that
+    is new is said to be unused.
+    """
+    return _LATER.sub(rb'"version":"3.4.0-experimental"', config, count=1)
 
 
 def verdict(validate: str, config: bytes) -> str:
     """Given ignition-validate's path and a config, return all that it says, also mere warnings: "" for nothing."""
+    refused, said = judged(validate, config)
+    return said or ("refused without a word" if refused else "")
+
+
+def refusal(validate: str, config: bytes) -> str:
+    """Given ignition-validate's path and a config, return what it has against it: "" where it takes it."""
+    refused, said = judged(validate, config)
+    return (said or "refused without a word") if refused else ""
+
+
+def judged(validate: str, config: bytes) -> tuple[bool, str]:
+    """Given ignition-validate's path and a config, return whether it refuses it, and all that it says."""
     done = subprocess.run([validate, "-"], input=for_debian(config), capture_output=True, check=False)
-    said = (done.stdout + done.stderr).decode().strip()
-    return said or (f"exit status {done.returncode}" if done.returncode else "")
+    return done.returncode != 0, (done.stdout + done.stderr).decode().strip()
 
 
 def apply(config: bytes, folder: Path, os_name: str) -> Tree:
@@ -196,8 +213,8 @@ class Tree:
         """Given "enable" or "disable", return the units that are preset so."""
         if not self.exists(PRESET):
             return set()
-        lines = (line.split() for line in self.text(PRESET).splitlines())
-        return {line[1] for line in lines if line and line[0] == word}
+        lines = (line.partition(" ") for line in self.text(PRESET).split("\n"))
+        return {unit for first, _, unit in lines if first == word}
 
     def units(self) -> dict[str, list[tuple[str, str, str]]]:
         """Return the unit files and drop-ins that the config made, by path, each as (section, key, value)."""

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 import ignition
+from applied import differences
 from conftest import ROOT, Project, copy_of_example, need
 from i12e import model, render
 from i12e.files import Files
@@ -374,6 +375,11 @@ def test_ignition_validate_has_something_against_a_config_that_is_wrong(
 
 
 # --- files, folders, links, owners
+
+
+@on_every_host
+def test_a_host_is_all_that_its_config_says_and_nothing_else(machine: Machine) -> None:
+    assert differences(ignition.load(machine.config), machine.tree) == []
 
 
 @on_every_host
@@ -854,21 +860,6 @@ def test_exactly_the_units_that_are_to_run_are_enabled(machine: Machine) -> None
     wanted = expected(ENABLED, machine)
     assert machine.tree.preset("enable") == {name for name, enabled in wanted.items() if enabled}
     assert machine.tree.preset("disable") == {name for name, enabled in wanted.items() if not enabled}
-
-
-@on_every_host
-def test_everything_that_a_config_says_of_a_unit_is_so_in_the_tree(machine: Machine) -> None:
-    tree = machine.tree
-    enabled, disabled = tree.preset("enable"), tree.preset("disable")
-    for unit in ignition.load(machine.config)["systemd"]["units"]:
-        name, place = unit["name"], f"{ignition.UNITS}/{unit['name']}"
-        assert (name in enabled, name in disabled) == (unit.get("enabled") is True, unit.get("enabled") is False), name
-        if unit.get("mask"):
-            assert tree.links()[place] == "/dev/null"
-        if "contents" in unit:
-            assert tree.text(place) == unit["contents"]
-        for dropin in unit.get("dropins", ()):
-            assert tree.text(f"{place}.d/{dropin['name']}") == dropin["contents"]
 
 
 @on_every_host

@@ -29,6 +29,9 @@ from i12e.yamlfile import load
 from people import Person, person, rules, seal
 from terminal import Typed
 
+pytestmark = pytest.mark.slow
+
+
 SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l7 me: at #home"
 THREE = "10.0.0.11,10.0.0.12,10.0.0.13"
 GIVEN = {"servers": THREE, "agents": "10.0.0.21", "vip": "10.0.0.10", "ssh_key": SSH, "api": "k8s.my.org"}

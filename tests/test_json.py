@@ -14,6 +14,9 @@ from conftest import ROOT, Done, Project, need
 from i12e import engine
 from i12e.errors import Problem, UserError
 
+pytestmark = pytest.mark.slow
+
+
 PAGE = (ROOT / "docs/json.md").read_text()
 
 

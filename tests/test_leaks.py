@@ -70,6 +70,7 @@ def holds_config(path: Path) -> bool:
     return holds(path) or PLANTED.encode() in contents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -82,6 +82,7 @@ def listing(project: Project) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in build.rglob("*") if path.is_file() and "/hosts/" in str(path)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 @pytest.mark.parametrize("built", [False, True], ids=["on-a-first-build", "on-a-later-build"])
 def test_each_mistake_alone_is_told_with_its_place_and_nothing_is_written(

@@ -20,6 +20,9 @@ from i12e.paths import Paths
 from i12e.secrets import demo_recipients
 from people import Person, person, rules, seal
 
+pytestmark = pytest.mark.slow
+
+
 TEXTS = {
     "secrets/cluster.yaml": "# the tokens\nserver_token: abc\nagent_token: def\n",
     "secrets/backup.yaml": "list: [a, {b: c}]\nnumber: 5\nlong: |\n  one\n  two\n",

@@ -614,6 +614,7 @@ SEEDS = {
 SIGNS = st.sampled_from("0123456789abcdefxyzABFXZ.-_:/@+=*?,# \n\\%[]{}é")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if "pattern" in form.schema])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())

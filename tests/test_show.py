@@ -17,6 +17,8 @@ from i12e.secrets import Group, Masked, Vault, flat
 from test_engine import holding, process
 from test_leaks import PLANTED, forms, plant
 
+pytestmark = pytest.mark.slow
+
 
 def show(project: Project, *args: str) -> Done:
     return project.doit(*args, tasks=engine.show_tasks)

@@ -298,6 +298,7 @@ def test_mistakes_in_releases_hosts_and_templates_are_told_at_once(charts: Proje
 REPOSITORY = "chart: app, repository: https://charts.example.com, version: 1.2.3, namespace: apps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("release", "problem"),
     [

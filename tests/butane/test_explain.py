@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from casefiles import Case, cases
 from comparing import comparable, outcome
-from hypothesis import given, settings
+from hypothesis import given
+from strategies import SAMPLES, Sample, examples, flow
 from test_cases import laid_out
-from test_properties import CONFIGS, Config, flow
 
 import butane
 from butane.printing import dump
@@ -85,11 +85,12 @@ def as_printed(config: dict[str, Any]) -> Any:
     return comparable(json.loads(dump(config)))
 
 
-@given(CONFIGS)
-@settings(max_examples=150, deadline=None)
-def test_random_configs_come_back_as_they_were(config: Config) -> None:
-    made = butane.translate(flow(config)).config
-    assert back(made, "flatcar") == as_printed(made)
+@given(SAMPLES)
+@examples(80)
+def test_random_configs_come_back_as_they_were(sample: Sample) -> None:
+    with sample.laid_out() as files:
+        made = butane.translate(flow(sample.config), files).config
+    assert back(made, sample.config["variant"]) == as_printed(made)
 
 
 def test_bytes_come_back_as_they_were() -> None:

@@ -177,6 +177,16 @@ def test_a_field_that_is_not_known_is_refused_and_not_dropped(part: Config) -> N
         butane.to_json(config(**part))
 
 
+def test_json_says_what_its_version_says_of_nothing() -> None:
+    empty = {"storage": {"luks": [{"clevis": {}, "device": "/dev/a", "name": "a"}]}}
+    assert butane.to_json({"ignition": {"version": "3.2.0"}} | empty) == (
+        b'{"ignition":{"version":"3.2.0"},"storage":{"luks":[{"clevis":{},"device":"/dev/a","name":"a"}]}}\n'
+    )
+    assert b"clevis" not in butane.to_json({"ignition": {"version": "3.3.0"}} | empty)
+    old = {"ignition": {"config": {"merge": [{"source": None}]}, "version": "3.0.0"}}
+    assert butane.to_json(old) == b'{"ignition":{"config":{"merge":[{"source":null}]},"version":"3.0.0"}}\n'
+
+
 def test_json_has_the_order_of_ignition_s_structs_whatever_the_order_given() -> None:
     whole = {
         "systemd": {"units": [{"name": "a", "contents": "<"}]},

@@ -6,9 +6,9 @@ import concurrent.futures
 import json
 
 import pytest
-from real_ignition import verdict
 
 import butane
+from ignition import refusal
 
 HEADER = "variant: flatcar\nversion: 1.1.0\n"
 NEWEST = "variant: fcos\nversion: 1.7.0\n"
@@ -300,4 +300,4 @@ def test_many_threads_get_what_one_gets() -> None:
 def test_the_real_ignition_accepts_every_supported_key(
     ignition_validate: str,
 ) -> None:
-    assert verdict(ignition_validate, butane.translate(EVERYTHING).json) == ""
+    assert refusal(ignition_validate, butane.translate(EVERYTHING).json) == ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from real_ignition import verdict
 
 import butane
+from ignition import refusal
 
 HEADER = "variant: flatcar\nversion: 1.1.0\n"
 SHA256, SHA512 = "sha256-" + "a" * 64, "sha512-" + "a" * 128
@@ -279,7 +279,7 @@ def test_the_real_ignition_judges_alike(body: str, ignition_validate: str, monke
     module = importlib.import_module("butane.translate")  # the function hides it
     for rules in ("duplicates", "ignition_faults"):
         monkeypatch.setattr(module, rules, lambda *_: iter(()))
-    theirs = verdict(ignition_validate, butane.translate(HEADER + body).json)
+    theirs = refusal(ignition_validate, butane.translate(HEADER + body).json)
     assert bool(theirs) == ours, theirs
 
 
