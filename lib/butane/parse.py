@@ -1,8 +1,9 @@
 """YAML text to a tree of nodes, and the places of values in it.
 
 The tree is PyYAML's, read with libyaml where that is there. Tags are not resolved: what a value is
-depends on where it stands. Anchors and aliases need a second, slower reading, which keeps aliases as
-nodes of their own, because Butane tells the place of an alias and not of what it stands for.
+depends on where it stands. Aliases need a second, slower reading, which keeps them as nodes of their own,
+because Butane tells the place of an alias and not of what it stands for. So does a lone `!`, the tag that
+says nothing: libyaml's own composer no longer knows whether what it is put on is quoted.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ PLAIN = "?"
 """The tag of a plain scalar: what it is depends on where it stands."""
 TEXT = "tag:yaml.org,2002:str"
 _QUOTED = re.compile(r"""\s*\b[bu]?(['"])(?!<)..+?\1|\s*(['"])(?!<)..+?\2""")
-_STAR = re.compile(r"\*[\w-]")
-# Ends of lines, as YAML has them, and what else an alias may stand behind
+_ALIAS_OR_LONE_TAG = re.compile(r"\*[\w-]|!(?=[\s\x85,\]}]|\Z)")
+# Ends of lines, as YAML has them, and what else a value may stand behind
 _BEFORE_VALUE = "\r\n\x85\u2028\u2029[{,:?-"
 
 
@@ -100,12 +101,12 @@ def compose(text: str) -> Node | None:
     text = text.removeprefix("\ufeff")
     try:
         text.encode("utf-8")  # what cannot be encoded is not YAML, and libyaml is given UTF-8
-        if not text.startswith("%") and not _may_have_aliases(text):
+        if not text.startswith("%") and not _needs_events(text):
             try:
                 return _loaded(text, lambda loader: loader.get_node() if loader.check_node() else None)
             except ComposerError:  # an anchor that is there twice
                 pass
-        return _loaded(text, lambda loader: _WithAliases(loader).root())
+        return _loaded(text, lambda loader: _FromEvents(loader).root())
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         entry = _syntax_entry(error, text)
     # outside the handler: the original error quotes the text
@@ -120,9 +121,9 @@ def _loaded(text: str, read: Callable[[Any], Node | None]) -> Node | None:
         loader.dispose()
 
 
-def _may_have_aliases(text: str) -> bool:
-    """Tell whether a star stands where an alias may: at the start of a line, or behind what begins a value."""
-    for match in _STAR.finditer(text):
+def _needs_events(text: str) -> bool:
+    """Tell whether an alias or a lone tag may be in a text: at the start of a line, or behind what begins a value."""
+    for match in _ALIAS_OR_LONE_TAG.finditer(text):
         at = match.start() - 1
         while at >= 0 and text[at] in " \t":
             at -= 1
@@ -144,7 +145,7 @@ _KINDS: dict[type, type[Node]] = {
 }
 
 
-class _WithAliases:
+class _FromEvents:
     """Builds the tree from a loader's events, as its own composer would, with aliases as nodes.
 
     An anchor may be used again for something else; libyaml's own composer refuses that.
@@ -170,8 +171,9 @@ class _WithAliases:
         event: Any = self.loader.get_event()
         if isinstance(event, AliasEvent):
             return self.alias(event)
-        tag = event.tag if event.tag not in (None, "!") else self.loader.resolve(Node, None, event.implicit)
         kind = _KINDS[type(event)]
+        untagged = TEXT if kind is ScalarNode and event.style else PLAIN
+        tag = event.tag if event.tag not in (None, "!") else untagged
         node: Node = kind(tag, event.value if kind is ScalarNode else [], event.start_mark, event.end_mark)
         if event.anchor is not None:
             self.anchors[event.anchor] = node
