@@ -72,7 +72,7 @@ _FEWEST = 5  # three servers and two agents
 def _circumstances(hosts: int, rounds: int, load: float) -> str:
     today = dt.datetime.now(tz=dt.UTC).date()
     return (
-        f"{today}, {hosts:,} hosts, best of {rounds} rounds and of more of what is short; "
+        f"{today}, {hosts:,} hosts, best of {rounds} rounds and of more of what is short;\n"
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end."
     )
