@@ -13,13 +13,13 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from butane.schema import DIALECTS, Dialect
@@ -71,11 +71,19 @@ def either(*choices: st.SearchStrategy[Any] | None) -> st.SearchStrategy[Any]:
     return st.one_of(*(choice for choice in choices if choice is not None))
 
 
-def examples(number: int) -> settings:
-    """Given a number, return how a test runs on so many examples, always the same; a full sweep takes many others."""
-    many = number * 10 if FULL else number
-    # a config of a dozen sections is large, and slow to draw
-    return settings(max_examples=many, derandomize=not FULL, deadline=None, suppress_health_check=list(HealthCheck))
+def examples(number: int, shrink: bool = True) -> settings:
+    """Given a number, return how a test runs on so many examples, always the same; a full sweep takes many others.
+
+    Without `shrink` one that fails is told as it is: with a process for each attempt a smaller one takes minutes.
+    """
+    phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if shrink else [])]
+    return settings(
+        max_examples=number * 10 if FULL else number,
+        derandomize=not FULL,
+        deadline=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),  # a config of a dozen sections is large, and slow to draw
+    )
 
 
 # --- the files directory
@@ -491,7 +499,7 @@ BARE = st.one_of(*(_samples(dialect, bare=True) for dialect in DIALECTS.values()
 class Damaged:
     """Texts that were a valid config once, and the config."""
 
-    texts: list[str]
+    texts: list[str] = field(repr=False)  # hypothesis refuses to tell so much
     sample: Sample
 
 

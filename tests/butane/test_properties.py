@@ -14,7 +14,7 @@ import butane
 
 
 @given(SAMPLES)
-@examples(40)
+@examples(80)
 def test_a_valid_config_translates_whole_and_its_json_is_its_data(sample: Sample) -> None:
     with sample.laid_out() as files:
         made = [butane.translate(yaml.safe_dump(sample.config, allow_unicode=True), files)]

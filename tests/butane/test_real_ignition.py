@@ -31,7 +31,8 @@ from conftest import need
 
 pytestmark = pytest.mark.ignition
 
-# The keys that Debian's Ignition does not know: whatever is beneath them is not judged.
+# The keys that Debian's Ignition does not know (the first three came with the release of 3.4.0, the last with 3.5.0):
+# what is beneath them is not judged, so a config that has one does not count as judged.
 YOUNGER = {"advertisement", "discard", "openOptions", "cex"}
 # What it has against a config and the Ignition of its spec has not: a part of its words, and the cases.
 REFUSED = {
@@ -217,7 +218,7 @@ def translated(sample: Sample) -> butane.Translation:
 
 
 @given(DAMAGED)
-@examples(100)
+@examples(100, shrink=False)
 def test_damage_never_gives_a_config_that_the_real_ignition_refuses(ignition_validate: str, damaged: Damaged) -> None:
     with damaged.sample.laid_out() as files:
         made = {config: text for text in damaged.texts if (config := printed(text, files))}
@@ -241,11 +242,12 @@ def test_a_config_without_disks_and_network_makes_the_root_that_it_says(made: Ma
     assert {name: said for name, said in refused.items() if not re.search(known[name], said)} == {}
     wrong = {made[config]: result for config, result in results if isinstance(result, list) and result}
     assert wrong == {}
-    assert len(results) > len(made) / 3, "too much of what there is is not applied"
+    done = sum(isinstance(result, list) for _, result in results)
+    assert done > len(made) / 3, "too much of what there is is not applied"
 
 
 @given(BARE)
-@examples(12)
+@examples(15, shrink=False)
 def test_a_random_config_makes_the_root_that_it_says(sample: Sample) -> None:
     lacking = ignition.missing()
     need(not lacking, lacking)
