@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from i12e.files import Files
 from i12e.paths import DEFAULT, Paths
 from i12e.secrets import Vault, demo_recipients, demo_values, fingerprint, flat
 from i12e.yamlfile import load
+from killing import killed_at
 from people import Person, person, rules, seal
 from terminal import Typed
 
@@ -521,30 +521,6 @@ def test_options_are_not_asked_for(checkout: Project) -> None:
 # --- killed
 
 
-def killed_at(project: Project, point: int) -> bool:
-    """Given a project and a number, run init in a child that dies before its so-manyth look at a file of ours."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover  # the child's lines are not measured
-        left = point
-
-        def count(event: str, args: tuple[object, ...]) -> None:
-            nonlocal left
-            ours = str(project.root.parent) in str(args[0]) or str(Path.home()) in str(args[0]) if args else False
-            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.link") and ours:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        with contextlib.suppress(BaseException):
-            make(project, **GIVEN)
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
 @pytest.mark.slow
 def test_an_init_that_is_killed_anywhere_is_completed_by_the_next_one(checkout: Project, tmp_path: Path) -> None:
     killed, step = 0, 1 if os.environ.get("I12E_SWEEP") == "full" else 7
@@ -553,7 +529,7 @@ def test_an_init_that_is_killed_anywhere_is_completed_by_the_next_one(checkout: 
         shutil.rmtree(copy.root, ignore_errors=True)
         shutil.rmtree(Path.home() / ".config", ignore_errors=True)
         shutil.copytree(checkout.root, copy.root)
-        if not killed_at(copy, point):
+        if not killed_at(point, partial(make, copy, **GIVEN), str(copy.root.parent), str(Path.home())):
             break
         killed += 1
         key = key_file().read_bytes() if key_file().exists() else None

@@ -6,12 +6,10 @@ opened), each counted once; the full sweep is I12E_SWEEP=full, otherwise a seede
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -20,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Project, small_project
+from killing import killed_at
 
-EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect", "os.chmod")
 FULL = os.environ.get("I12E_SWEEP") == "full"
 SAMPLE = 40
 
@@ -38,48 +36,29 @@ def fleet(root: Path) -> Project:
     return project
 
 
-def killed_at(project: Project, point: int) -> tuple[bool, str]:
-    """Given a project and a number, run doit in a child that dies at that event, unasked and at once.
+def killed_build(project: Project, point: int) -> tuple[bool, str]:
+    """Given a project and a number, build it in a child that dies at that event below build/.
 
     Return whether it was killed, and what it had printed.
     """
     printed = project.root.parent / "printed"
-    child = os.fork()
-    if child == 0:  # pragma: no cover  # the child's lines are not measured
-        with contextlib.suppress(BaseException):
-            die_at(project, point, printed)
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status), printed.read_text()
 
+    def build() -> None:
+        with printed.open("w", buffering=1) as out:  # a line is out when it is written, as on a terminal
+            assert project.run([], out, out) == 0
 
-def die_at(project: Project, point: int, printed: Path) -> None:
-    """Given a point, count the events of files of the project, and kill this process at that one."""
-    left = point
-
-    def count(event: str, args: tuple[object, ...]) -> None:
-        nonlocal left
-        if event in EVENTS and "/build/" in str(args[0]):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
-    with printed.open("w", buffering=1) as out:  # a line is out when it is written, as on a terminal
-        assert project.run([], out, out) == 0
+    return killed_at(point, build, "/build/"), printed.read_text()
 
 
 def points(project: Project, place: Path) -> int:
     """Given a project, return how many kill points its build has."""
     number = 64
-    while killed_at(copy_of(project, place), number)[0]:
+    while killed_build(copy_of(project, place), number)[0]:
         number *= 2
     low, high = number // 2, number
     while high - low > 1:
         middle = (low + high) // 2
-        if killed_at(copy_of(project, place), middle)[0]:
+        if killed_build(copy_of(project, place), middle)[0]:
             low = middle
         else:
             high = middle
@@ -111,7 +90,7 @@ def check_kill(project: Project, point: int, end: Project) -> bool:
 
     Return whether it came to that point.
     """
-    killed, printed = killed_at(project, point)
+    killed, printed = killed_build(project, point)
     for path in (project.root / "build").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, (point, path)
     done = project.doit()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from i12e.build import Build
 from i12e.errors import UsageError, UserError
 from i12e.paths import Paths
 from i12e.secrets import demo_recipients
+from killing import killed_at
 from people import Person, person, rules, seal
 
 pytestmark = pytest.mark.slow
@@ -284,32 +283,6 @@ def test_a_checkout_without_secrets_of_ones_own_says_so(root: Path) -> None:
 # --- killed
 
 
-def killed_at(root: Path, point: int, **options: str) -> bool:
-    """Given a checkout and a number, run the change in a child that dies before its so-manyth look at a file of ours.
-
-    Return whether it was killed.
-    """
-    child = os.fork()
-    if child == 0:  # pragma: no cover  # the child's lines are not measured
-        left = point
-
-        def count(event: str, args: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod") and str(root) in str(args[0]):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        with contextlib.suppress(BaseException):
-            run(root, **options)
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
 @pytest.mark.slow
 def test_a_change_that_is_killed_anywhere_leaves_whole_files_and_the_next_one_completes_it(
     root: Path, alice: Person, bob: Person, tmp_path: Path
@@ -321,7 +294,7 @@ def test_a_change_that_is_killed_anywhere_leaves_whole_files_and_the_next_one_co
         copy = tmp_path / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(root, copy)
-        if not killed_at(copy, point, retire=bob.recipient):
+        if not killed_at(point, partial(run, copy, retire=bob.recipient), str(copy)):
             break
         file = copy / "secrets/cluster.yaml"
         assert alice.opens(file), f"after a kill at {point}"
