@@ -12,6 +12,7 @@ import json
 import os
 import re
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,8 +26,6 @@ from i12e.paths import Paths
 
 DEMO_KEY = "secrets/example/demo-key-PUBLIC.txt"
 DEMO_HASHES = "secrets/example/demo-hashes.txt"
-
-
 MASK = "***"
 _no_masks: ContextVar[bool] = ContextVar("no_masks", default=False)
 
@@ -222,7 +221,7 @@ class Vault:
         return found
 
 
-class _Other(Vault):
+class _Other(Vault, ABC):
     """A vault with other values in the same places."""
 
     def __init__(self, vault: Vault, paths: Paths, files: Files) -> None:
@@ -234,9 +233,9 @@ class _Other(Vault):
         found: Group = self._changed(name, self._vault.group(name))
         return found
 
+    @abstractmethod
     def change(self, place: str, value: str) -> str:
         """Given a secret's place (`cluster.server_token`) and its value, return what stands in for it."""
-        raise NotImplementedError
 
     def _changed(self, place: str, value: Any) -> Any:
         if isinstance(value, Group):
