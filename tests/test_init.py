@@ -294,6 +294,12 @@ def test_again_everything_is_kept_and_said_so(checkout: Project) -> None:
     assert [(step.verb, step.result == "done") for step in build.told] == [("KEEP", False)] * 4
 
 
+def test_options_that_come_too_late_are_named(checkout: Project) -> None:
+    assert not [note for note in make(checkout, **GIVEN).notes if note.startswith("not used")]
+    note = make(checkout, servers="10.0.0.8", vip="10.0.0.9").notes[0]
+    assert note.startswith("not used: --servers, --vip, since hosts/cluster.yaml is there")
+
+
 @pytest.mark.parametrize("gone", MADE)
 def test_what_is_missing_is_made_and_the_rest_kept(checkout: Project, gone: str) -> None:
     make(checkout, **GIVEN)

@@ -91,7 +91,9 @@ def make(build: Build, yes: bool, paper: bool, recipient: str, **given: str) -> 
         if site.rule() is None and terminal and not (yes and not paper):
             _offer_second(site, terminal, paper)
     _write(build, site)
-    _close(build, site)
+    _close(
+        build, site, [question for question in questions.CLUSTER if given.get(question.key) and question not in wanted]
+    )
 
 
 def _wanted(site: _Site) -> list[Question]:
@@ -280,7 +282,9 @@ def _on_paper(terminal: Terminal) -> str:
         terminal.say(f"    {private}\n")
         terminal.say("To use it one day, type it into a file and point SOPS_AGE_KEY_FILE at that.\n")
         while replies.reply(terminal, f"Its last {_TYPED} characters, from your paper:").upper() != private[-_TYPED:]:
-            terminal.say("  those are others")
+            terminal.say(
+                "  the key does not end like that: compare your paper with it, or leave by Ctrl-C, and nothing is made"
+            )
     return pair.recipient
 
 
@@ -338,7 +342,15 @@ def _write_tokens(build: Build, site: _Site) -> None:
     rules = sealed.load_rules(paths.root)
     rule = rules.of(path)
     if rule and demo_recipients(paths.root).intersection(rule.recipients):
-        raise UserError(Problem(RULES, rule.line, None, "this rule names the demo key, which everybody has"))
+        raise UserError(
+            Problem(
+                RULES,
+                rule.line,
+                None,
+                "this rule names the demo key, which everybody has",
+                "take it out, then run init again",
+            )
+        )
     text = "".join(f"{name}: {random.token_hex(32)}\n" for name in _TOKENS)
     with workbench.workbench(paths, rules.text) as folder:
         files.replace(folder / path, workbench.seal(folder, path, text))
@@ -364,7 +376,12 @@ def _create(build: Build, path: str, content: bytes, mode: int, remark: str = ""
         build.tell("KEEP", path, "it was there", result="kept")
 
 
-def _close(build: Build, site: _Site) -> None:
+def _close(build: Build, site: _Site, unused: Sequence[Question]) -> None:
+    """Say what a person has to know now; `unused` are the questions that options answered and nobody asked."""
+    if unused:
+        options = ", ".join(f"--{question.option}" for question in unused)
+        there = site.paths.cluster_file
+        build.note(f"not used: {options}, since {there} is there: edit that; a further host is a file beside it")
     if any(step.result == "done" and step.what != _shown(site.key_file) for step in build.told):
         env = "" if site.paths.env == DEFAULT else f"I12E_ENV={site.paths.env} "
         folders = " ".join(sorted({site.paths.hosts, site.paths.secrets}))
