@@ -13,6 +13,8 @@ import stat
 from dataclasses import dataclass
 from typing import Literal
 
+from butane.gopath import clean
+
 NO_DIRECTORY = "local file paths are relative to a files directory that must be specified with -d/--files-dir"
 ESCAPES = "local file path traverses outside the files directory"
 ESCAPES_BY_LINK = "local file path leaves the files directory by a symlink"
@@ -149,13 +151,6 @@ def _bytes(name: str) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def clean(path: str) -> str:
-    """Given a path, return it without what says nothing, as Go's path.Clean does."""
-    normal = posixpath.normpath(path)
-    # POSIX keeps two leading slashes, Go does not
-    return "/" + normal.lstrip("/") if normal.startswith("/") else normal
 
 
 def _reason(error: OSError) -> str:

@@ -9,12 +9,12 @@ Source: processTrees of Butane's base 0.2 to 0.7.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from typing import Any
 
 from butane.dataurls import data_url, plain_data_url
-from butane.localfiles import NO_DIRECTORY, LocalFiles, Node, NoFile, clean
+from butane.gopath import join
+from butane.localfiles import NO_DIRECTORY, LocalFiles, Node, NoFile
 from butane.report import Fault, Path
 from butane.schema import Dialect
 
@@ -58,7 +58,7 @@ class Trees:
                 continue
             for node in self.walk(root, place):
                 below = node.path.removeprefix(root.path).lstrip("/")
-                self.node(node, clean(posixpath.join(tree.get("path") or "/", below)), tree, place)
+                self.node(node, join(tree.get("path") or "/", below), tree, place)
 
     def fault(self, place: Path, message: str) -> None:
         self.faults.append(Fault(place, message))

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from butane.gojson import BadJson, parse_json
-from butane.localfiles import clean
+from butane.gopath import clean, join
 from butane.merge import key_of
 from butane.printing import ordered, version_of
 from butane.report import Entry, Fault, Path, dotted
@@ -366,18 +366,13 @@ def _link(link: Values, path: Path, directories: Collection[str], context: _Cont
     if not link.get("hard"):
         return
     # a relative target counts from the link itself: Ignition's own reading
-    whole = clean(target) if target and target.startswith("/") else _joined(link.get("path", ""), target or "")
+    whole = clean(target) if target and target.startswith("/") else join(link.get("path", ""), target or "")
     if whole in directories:
         yield Fault(path, "hard link target is a directory")
     for owner in ("user", "group"):
         for name in ("id", "name"):
             if link.get(owner, {}).get(name) is not None:
                 yield Fault((*path, owner, name), "user/group ignored for hard link", "warning")
-
-
-def _joined(*parts: str) -> str:
-    whole = "/".join(part for part in parts if part)
-    return clean(whole) if whole else ""
 
 
 def _disk(values: Values, path: Path, _context: _Context) -> Iterator[Fault]:
