@@ -51,7 +51,12 @@ def task_secrets() -> Iterator[engine.TaskDict]:
 
 def task_secrets_check() -> engine.TaskDict:
     """See that nothing under secrets/ is plain; also the pre-commit hook."""
-    return engine.aside("secrets_check", "all sealed", engine.later("sealed.check", ROOT))
+    return engine.aside(
+        "secrets_check",
+        engine.later("sealed.check", ROOT),
+        "find what is plain under secrets/ (also the pre-commit hook)",
+        "all sealed",
+    )
 
 
 def task_lock() -> engine.TaskDict:
@@ -66,14 +71,27 @@ def task_show() -> Iterator[engine.TaskDict]:
 
 def task_schema() -> engine.TaskDict:
     """The JSON Schemas of cluster and host files, and docs/reference.md."""
-    return engine.aside("schema", "docs/schema, docs/reference.md", partial(checks.write_schemas, ROOT))
+    return engine.aside(
+        "schema",
+        partial(checks.write_schemas, ROOT),
+        "make the JSON Schemas and the reference of cluster and host files",
+        "docs/schema, docs/reference.md",
+    )
 
 
 def task_bench() -> engine.TaskDict:
     """How long a fleet takes, beside bare doit and other tools: the tables of docs/performance.md."""
-    return engine.aside("bench", "measured", partial(checks.run_benchmarks, ROOT), checks.BENCHMARKS)
+    return engine.aside(
+        "bench",
+        partial(checks.run_benchmarks, ROOT),
+        "measure how long a fleet takes, beside other tools",
+        "measured",
+        checks.BENCHMARKS,
+    )
 
 
 def task_test() -> engine.TaskDict:
     """The tests, with the packages that they need."""
-    return engine.aside("test", "all passed", partial(checks.run_tests, ROOT))
+    return engine.aside(
+        "test", partial(checks.run_tests, ROOT), "run the tests (it fetches the packages that they need)", "all passed"
+    )

@@ -158,7 +158,7 @@ def test_options_of_the_task_reach_the_benchmarks(project: Project) -> None:
     def action(hosts: int, rounds: int, alone: bool, record: bool) -> None:
         seen.append((hosts, rounds, alone, record))
 
-    tasks = lambda config: engine.aside("bench", "measured", action, checks.BENCHMARKS)  # noqa: E731
+    tasks = lambda config: engine.aside("bench", action, "measure", "measured", checks.BENCHMARKS)  # noqa: E731
     assert project.doit("bench", "--hosts", "7", "--record", tasks=tasks).status == 0
     assert project.doit("bench", "--rounds=2", "--alone", tasks=tasks).status == 0
     assert seen == [(7, 5, False, True), (1000, 2, True, False)]

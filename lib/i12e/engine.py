@@ -215,12 +215,13 @@ def task(name: str, action: Callable[..., Any], **more: Any) -> TaskDict:
     return {"basename": name, "actions": [(step(action),)], "io": {"capture": False}, **more}
 
 
-def aside(name: str, what: str, action: Callable[..., Any], params: Sequence[TaskDict] = ()) -> TaskDict:
-    """Given a name, what is told when it went well, and an action that changes nothing of ours, return its task.
+def aside(name: str, action: Callable[..., Any], doc: str, what: str, params: Sequence[TaskDict] = ()) -> TaskDict:
+    """Given a name, an action that changes nothing of ours, its doc, what is told when it went well, return its task.
 
     `params` are the action's options.
     """
-    return task(name, action, params=list(params), meta={"verb": name.upper(), "what": what, "reads": True})
+    meta = {"verb": name.upper(), "what": what, "reads": True}
+    return task(name, action, doc=doc, params=list(params), meta=meta)
 
 
 def asking(name: str, action: Callable[..., Any], doc: str, params: Sequence[TaskDict] = ()) -> TaskDict:
