@@ -34,6 +34,7 @@ LAYERS = (
     ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts"),
     ("templates", "values", "render"),
     ("build", "pin"),
+    ("unreachable", "remote"),
     ("checks", "answers", "init", "edit", "rekey"),
     ("engine",),
     (DODO, "__main__"),
