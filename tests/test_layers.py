@@ -31,7 +31,7 @@ LAYERS = (
     ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins"),
     ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
-    ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts"),
+    ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "machines"),
     ("templates", "values", "render"),
     ("build", "pin"),
     ("unreachable", "remote"),

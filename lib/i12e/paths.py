@@ -76,6 +76,11 @@ class Paths:
         """What hosts may fetch, with hashes: the lock file of `./doit lock`."""
         return f"{self.hosts}/artifacts.lock"
 
+    @property
+    def machines(self) -> str:
+        """The machine ids that the hosts are known by."""
+        return f"{self.hosts}/machines.lock"
+
     def host_file(self, host: str) -> str:
         """Given a host's name, return its file."""
         return f"{self.hosts}/{host}.yaml"
