@@ -84,7 +84,7 @@ version: v1.35.4+k3s1
 => 3:1: version: is not a known key (write it below k3s:)
 
 zzz: 1
-=> 3:1: zzz: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: zzz: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, keep_images, labels, mac, mirror, network, os, role, ssh, ssh_keys, taints, units)
 
 address: 192.0.2.3
 => 3:1: address: is not a known key (write addresses: [...])
@@ -567,18 +567,18 @@ x: 'a
 => 3:4: YAML: a quote is never closed
 
 x: &a [*a]
-=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, keep_images, labels, mac, mirror, network, os, role, ssh, ssh_keys, taints, units)
 => 3:4: an anchor that holds itself
 
 x: *b
 => 3:4: YAML: an alias (`*name`) of an anchor that does not exist
 
 x: !!binary aGk=
-=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, keep_images, labels, mac, mirror, network, os, role, ssh, ssh_keys, taints, units)
 => 3:4: the tag !!binary does not fit here (leave the tag out)
 
 x: !vault a
-=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, keep_images, labels, mac, mirror, network, os, role, ssh, ssh_keys, taints, units)
 => 3:4: the tag !vault does not fit here (leave the tag out)
 
 <<: {a: b}
@@ -602,7 +602,7 @@ x: \x07
 => 3:4: the character U+0007 is not allowed in YAML (delete it)
 
 x: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
-=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, labels, mac, mirror, network, os, role, ssh_keys, taints, units)
+=> 3:1: x: is not a known key (known: addresses, api, artifacts, butane, files, k3s, keep, keep_images, labels, mac, mirror, network, os, role, ssh, ssh_keys, taints, units)
 => 3:67: is nested too deeply
 """  # noqa: E501  # messages are one line each
 

@@ -596,6 +596,7 @@ def test_whatever_is_shown_is_yaml_for_the_same_value(value: Any) -> None:
 
 SEEDS = {
     "san": ["*.a.example", "192.0.2.1", "2001:db8::1"],
+    "machine": ["192.0.2.1", "2001:db8::1", "a.example"],
     "address": ["10.0.0.1", "2001:db8::1", "1:2:3:4:5:6:7:8", "::ffff:192.0.2.1", "::192.0.2.1"],
     "network": ["10.0.0.0/8", "172.16.0.0/255.240.0.0", "2001:db8::/56", "::/0"],
     "label_key": ["node.kubernetes.io/x", "kubernetes.io/os", "a.kubelet.kubernetes.io/b", "example.com/Disk_1"],

@@ -172,6 +172,11 @@ def san(text: str) -> str:
     return "*." + dns_name(text[2:]) if text.startswith("*.") else dns_name(text)
 
 
+def machine(text: str) -> str:
+    """Return where a machine is reached: an address or a DNS name."""
+    return address(text) if is_address(text) else dns_name(text)
+
+
 def is_address(text: str) -> bool:
     """Return whether a text is an IP address."""
     try:

@@ -156,6 +156,7 @@ FORMS: dict[str, Form] = {
     "label": Form("a DNS label", "my-cluster", _pattern(_whole(_LABEL))),
     "dns_name": Form("a DNS name in small letters", "k8s.example.com", {"maxLength": 253} | _pattern(f"^{_DNS}$")),
     "san": Form("an IP address or a DNS name", "api.example.com", _pattern(rf"^(?:{_REACHABLE}|(?:\*\.)?{_DNS})$")),
+    "machine": Form("an IP address or a DNS name", "host.example.com", _pattern(rf"^(?:{_REACHABLE}|{_DNS})$")),
     "address": Form("an IP address that other hosts can reach", "192.0.2.11", _pattern(f"^{_REACHABLE}$")),
     "network": Form("an IP network", "192.0.2.0/24", _pattern(f"^{_NETWORK}$")),
     "mac": Form(

@@ -244,6 +244,20 @@ class Unit(Settings):
     """Drop-ins. Default: none."""
 
 
+class Ssh(Settings):
+    """How i12e reaches the hosts: with the OpenSSH of your machine, whose own config, agent and known hosts count."""
+
+    user: Annotated[str, _text(fields.user), _said("core")] = "core"
+    """The user to log in as, who may run anything by `sudo -n`. Default: core."""
+    port: Annotated[StrictInt, Field(ge=1, le=65535), _said(2222, unit="a TCP port")] = 22
+    """The port. Default: 22."""
+    address: Annotated[str, _text(fields.machine)] | None = None
+    """The address or name to connect to, for a host that is reached otherwise than by its first address.
+    Default: the host's first address."""
+    config: Annotated[Local | None, _said("ssh_config")] = None
+    """A config file of ssh in the environment's own directory, used instead of yours (ssh -F). Default: none, yours."""
+
+
 class Shared(Settings):
     """What a cluster's file says for all hosts, and a host's file may say for itself."""
 
@@ -261,8 +275,13 @@ class Shared(Settings):
     """The base URL that artifacts are fetched from. Default: where their makers publish them."""
     artifacts: Artifacts = Artifacts()
     """Programs and system extensions beside k3s."""
+    ssh: Ssh = Ssh()
+    """How the hosts are reached."""
     keep: tuple[Keep, ...] = ()
     """Further paths that a reset keeps, of letters, digits and . _ / @ : - only. Default: none."""
+    keep_images: StrictBool = False
+    """Whether a reset keeps the images and containers that the host has, so that they are not pulled again.
+    Default: false, containerd starts empty."""
 
 
 class Release(Settings):
