@@ -34,6 +34,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from i12e import programs
 from i12e.lock import duration
+from i12e.paths import Paths
 from i12e.programs import Done
 from i12e.unreachable import (
     ChangedKey,
@@ -99,12 +100,15 @@ class Target:
 
 
 def target(host: Host, root: Path) -> Target:
-    """Given a host and the folder that its ssh.config is relative to, return how ssh is called for it.
+    """Given a host and the checkout, return how ssh is called for it.
 
     A port that is ssh's own default is not given: a port in the user's ssh config counts then.
     """
     ssh = host.ssh
-    options: tuple[str, ...] = ("-F", str(root.absolute() / ssh.config)) if ssh.config is not None else ()
+    options: tuple[str, ...] = ()
+    if ssh.config is not None:
+        folder = root.absolute() / Paths(root, host.env).hosts
+        options = ("-F", str(folder / ssh.config))
     if ssh.port != 22:
         options += ("-p", str(ssh.port))
     return Target(host.name, f"{ssh.user}@{ssh.address or host.addresses[0]}", options)
@@ -139,6 +143,7 @@ class Remote:
         self._master: _Master | None = None
         self._count = 0
         self._lock = threading.RLock()
+        self._process = os.getpid()
         _open.add(self)
 
     def run(self, script: str, stdin: bytes = b"", limit: float = 60.0, root: bool = True) -> Done:
@@ -253,10 +258,11 @@ class Remote:
     def _stop(self, session: _Session) -> None:
         """Do what can be done to end a session's processes over there."""
         script = _STOP.format(mark=session.mark, pid=session.pid)
-        with contextlib.suppress(Unreachable), self._lock:
-            if self._master is None or not self._master.lives:
-                return
-            stop = self._session(self._master, script, b"", root=True)
+        master = self._master
+        if master is None or not master.lives:
+            return
+        with contextlib.suppress(Unreachable):
+            stop = self._session(master, script, b"", root=True)
             try:
                 stop.pump(lambda: stop.pid is not None, time.monotonic() + _END)
                 if stop.pid is not None:
@@ -734,4 +740,5 @@ _open: weakref.WeakSet[Remote] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for remote in list(_open):
-        remote.close()
+        if remote._process == os.getpid():  # noqa: SLF001  # a fork of ours has it too, and it is not the fork's
+            remote.close()
