@@ -127,7 +127,7 @@ def test_what_a_script_leaves_in_the_background_is_not_waited_for(
     host: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_END", 0.2)
-    done = host.run("echo $$; sleep 1000 & echo $!", limit=PATIENCE)
+    done = host.run("echo $$; sleep 60 & echo $!", limit=PATIENCE)
     os.kill(int(done.output.split()[1]), signal.SIGKILL)
     assert done.status == 0
 
@@ -274,8 +274,8 @@ def test_a_process_that_ends_without_close_leaves_nothing(sshd: Sshd) -> None:
 def test_a_process_that_is_killed_leaves_no_ssh_and_its_folder_goes_later(
     sshd: Sshd, host: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process, place = child(sshd, "host.run('sleep 1000', limit=1000)")
-    until(lambda: len(processes(str(place))) == 2, "the command's ssh")
+    process, place = child(sshd, f"host.run('touch {sshd.folder}/began; sleep 60', limit=60)")
+    until((sshd.folder / "began").exists, "the command's start")
     process.kill()
     process.communicate(timeout=PATIENCE)
     until(lambda: not processes(str(place)), "the end of its sshs")
@@ -297,8 +297,8 @@ def test_the_folder_of_a_process_that_lives_is_left_alone(
 
 
 def test_ctrl_c_ends_a_command_at_once_and_leaves_nothing(sshd: Sshd) -> None:
-    process, place = child(sshd, "host.run('sleep 1000', limit=1000)")
-    until(lambda: len(processes(str(place))) == 2, "the command's ssh")
+    process, place = child(sshd, f"host.run('touch {sshd.folder}/began; sleep 60', limit=60)")
+    until((sshd.folder / "began").exists, "the command's start")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
     assert err.rstrip().endswith("KeyboardInterrupt")
@@ -395,9 +395,7 @@ def test_a_connection_that_breaks_in_the_middle_is_lost_and_the_next_command_run
     sshd: Sshd, host: Remote, tmp_path: Path, how: str
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(
-            host.run, f"echo working >&2; echo $PPID > {tmp_path}/pid; sleep 1000; echo no", b"", 60.0
-        )
+        running = pool.submit(host.run, f"echo working >&2; echo $PPID > {tmp_path}/pid; sleep 60; echo no", b"", 60.0)
         until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), "the command's start")
         match how:
             case "cut":
@@ -417,7 +415,7 @@ def test_a_link_that_falls_silent_in_the_middle_is_lost_in_time(
 ) -> None:
     monkeypatch.setattr(remote, "_ALIVE", (1, 1))
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(host.run, f"touch {tmp_path}/began; sleep 1000", b"", 60.0)
+        running = pool.submit(host.run, f"touch {tmp_path}/began; sleep 60", b"", 60.0)
         until((tmp_path / "began").exists, "the command's start")
         sshd.signal(signal.SIGSTOP)
         with pytest.raises(Lost, match="not responding"):
@@ -426,7 +424,7 @@ def test_a_link_that_falls_silent_in_the_middle_is_lost_in_time(
 
 def test_a_command_that_hangs_ends_at_its_limit_here_and_there(sshd: Sshd, host: Remote) -> None:
     with pytest.raises(Slow, match=r"no end after 1 s, its last word was: (\d+)") as caught:
-        host.run("trap '' HUP; sleep 1000 & echo $! >&2; wait", limit=1.0)
+        host.run("trap '' HUP; sleep 60 & echo $! >&2; wait", limit=1.0)
     over_there = int(caught.value.why.rpartition(" ")[2])
     until(lambda: not lives(over_there), "the end of the command")
     assert host.run("echo next").output == "next\n"

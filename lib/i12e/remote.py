@@ -125,6 +125,9 @@ _BECOME = 'if [ "$(id -u)" != 0 ]; then set -- sudo -n; fi; '
 _BEGUN = "printf '{mark} begun\\n' >&2\n"
 # head takes no more than it is told to; a script that is too long for an argument comes before the command's input.
 _FROM_INPUT = 'eval "$(head -c {size})"'
+# The kept connection's own session. When its input ends, so does the connection, with all that runs over it: by the
+# end of sshd's process for it, which is the shell's parent as long as it lives.
+_KEEPER = 'echo {mark}; cat >/dev/null; read -r _ _ _ parent _ </proc/$$/stat; [ "$parent" = $PPID ] && kill $PPID'
 # Ends a session's process group, if it is still that session's.
 _STOP = (
     "grep -aqs {mark} /proc/{pid}/cmdline || exit 0; kill -s TERM -- -{pid}; n=0\n"
@@ -374,7 +377,7 @@ class _Master:
         mark = f"i12e-{secrets.token_hex(8)}"
         command = [*_ssh(options), *target.options, "--", target.destination]
         with open(said, "wb") as log:
-            self.process = _start([*command, f"echo {mark}; exec cat >/dev/null"], log)
+            self.process = _start([*command, _KEEPER.format(mark=mark)], log)
         self._mark = mark.encode()
 
     @property
