@@ -38,7 +38,7 @@ _LINKS: dict[str, dict[str, str]] = {
     "fcos": {"/home": "var/home", "/opt": "var/opt", "/root": "var/roothome", "/usr/local": "../var/usrlocal"},
 }
 # The first version in a config is its own: a config within it is escaped, and no other key has that name.
-_LATER = re.compile(rb'"version":"3\.[456]\.0"')
+_LATER = re.compile(rb'"version":\s*"3\.[456]\.0"')
 _PASSWD = "root:x:0:0:root:/root:/bin/bash\ncore:x:{core}:{core}:CoreOS Admin:/home/core:/bin/bash\n"
 _GROUP = "root:x:0:\nwheel:x:10:core\nsudo:x:150:core\ndocker:x:233:core\ncore:x:{core}:\n"
 _TEXTS = {
@@ -101,34 +101,49 @@ def apply(config: bytes, folder: Path, os_name: str) -> Tree:
     root = folder / "root"
     _skeleton(root, os_name)
     tree = Tree(root, frozenset(_walk(root)))
-    config_file = folder / "config.ign"
-    config_file.write_bytes(for_debian(config))
-    setfiles = folder / "bin" / "setfiles"
-    setfiles.parent.mkdir()
-    setfiles.write_text("#!/bin/sh\nexit 0\n")
-    setfiles.chmod(0o755)
-    environ = {"PATH": f"{setfiles.parent}:{os.environ['PATH']}", "IGNITION_CONFIG_FILE": str(config_file)}
+    (folder / "config.ign").write_bytes(for_debian(config))
     for stage in ("fetch", "files"):
-        _run(stage, folder, environ)
+        _run(stage, folder)
     return tree
 
 
-def _run(stage: str, folder: Path, environ: dict[str, str]) -> None:
-    # By /proc/self/cwd, because Ignition writes core's keys as core, who may not pass the folders above, and
-    # useradd takes absolute paths alone.
-    places = ("-root", "/proc/self/cwd", "-config-cache", folder / "cache.json", "-state-file", folder / "state")
+def command(stage: str, folder: Path) -> list[str]:
+    """Given a stage and a folder for Ignition's own files, return the command that does it, to be run in the root.
+
+    By /proc/self/cwd, because Ignition writes core's keys as core, who may not pass the folders above, and useradd
+    takes absolute paths alone.
+    """
+    places = ["-root", "/proc/self/cwd", "-config-cache", f"{folder}/cache.json", "-state-file", f"{folder}/state"]
+    return [ENGINE, "-log-to-stdout", "-platform", "file", "-stage", stage, *places, "-neednet", f"{folder}/neednet"]
+
+
+def environ(folder: Path) -> dict[str, str]:
+    """Given a folder with config.ign, return the environment in which Ignition applies that."""
+    setfiles = folder / "bin/setfiles"
+    setfiles.parent.mkdir(exist_ok=True)
+    setfiles.write_text("#!/bin/sh\nexit 0\n")
+    setfiles.chmod(0o755)
+    return {"PATH": f"{setfiles.parent}:{os.environ['PATH']}", "IGNITION_CONFIG_FILE": f"{folder}/config.ign"}
+
+
+def last_words(said: bytes) -> str:
+    """Given all that Ignition said, return what it complained of."""
+    lines = said.decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if line.startswith(("CRITICAL", "ERR", "WARN")))
+
+
+def _run(stage: str, folder: Path) -> None:
     done = subprocess.run(
-        [ENGINE, "-log-to-stdout", "-platform", "file", "-stage", stage, *places, "-neednet", folder / "neednet"],
+        command(stage, folder),
         cwd=folder / "root",
-        env=environ,
+        env=environ(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
         timeout=60,
     )
     if done.returncode:
-        said = [line for line in done.stdout.decode().splitlines() if line.startswith(("CRITICAL", "ERR", "WARN"))]
-        raise Refused(f"stage {stage}: " + "\n".join(said))
+        raise Refused(f"stage {stage}: {last_words(done.stdout)}")
 
 
 def _skeleton(root: Path, os_name: str) -> None:
