@@ -16,6 +16,9 @@ from i12e.errors import Problem, UserError, did_you_mean
 CLUSTER_FILE = "cluster.yaml"
 DEFAULT = "default"
 EXAMPLE = "example"
+LAB = "lab"
+LAB_MACHINES = "build/lab/machines"
+"""The folder of the lab's hosts and of its keys (./doit lab_up)."""
 SCHEMAS = "docs/schema"
 """The JSON Schemas of cluster and host files: cluster.json and host.json."""
 VALUES = ("templates/helm", "templates/local/helm")

@@ -22,9 +22,10 @@ from typing import Any, NoReturn
 from i12e import programs
 from i12e.errors import Problem, UserError, did_you_mean
 from i12e.files import UNREADABLE, Files
-from i12e.paths import Paths
+from i12e.paths import LAB, LAB_MACHINES, Paths
 
 DEMO_KEY = "secrets/example/demo-key-PUBLIC.txt"
+LAB_KEY = f"{LAB_MACHINES}/age-key.txt"
 DEMO_HASHES = "secrets/example/demo-hashes.txt"
 MASK = "***"
 _no_masks: ContextVar[bool] = ContextVar("no_masks", default=False)
@@ -291,10 +292,13 @@ def _raw_json(value: str) -> str:
 
 
 def sops_environ(paths: Paths) -> dict[str, str]:
-    """Return the environment for sops: for an example's files, with the demo key beside the user's own keys."""
+    """Return the environment for sops: the user's own keys, and the demo key for an example's files.
+
+    For the lab's files it is the key that ./doit lab_up has made for this checkout.
+    """
     environ = dict(os.environ)
-    key = paths.root / DEMO_KEY
-    if paths.is_example and key.exists():
+    key = paths.root / (LAB_KEY if paths.env == LAB else DEMO_KEY)
+    if (paths.is_example or paths.env == LAB) and key.exists():
         own = environ.get("SOPS_AGE_KEY", "")
         environ["SOPS_AGE_KEY"] = "\n".join(filter(None, (own, key.read_text())))
     return environ

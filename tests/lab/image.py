@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ CACHE = Path("/var/cache/i12e-lab")
 SUITE = "bookworm"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "procps", "kmod", "util-linux"),
+    "libnss-myhostname",  # or sudo complains of a hostname that nobody resolves
     *("curl", "jq", "ca-certificates", "openssl", "zstd"),
     *("etcd-server", "etcd-client", "python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-yaml"),
 )
@@ -108,10 +110,15 @@ def layer(folder: Path, base: Path) -> None:
     shutil.copytree(GUEST, folder, symlinks=True, dirs_exist_ok=True)
     for path in _FOLDERS:
         (folder / path).mkdir(parents=True, exist_ok=True)
+    for place in (folder, *folder.rglob("*")):  # a checkout may have other permissions
+        place.chmod(0o755 if place.is_dir() or place.stat().st_mode & 0o100 else 0o644)
     (folder / "etc/sudoers.d/core").chmod(0o440)
     for database, lines in _DATABASES.items():
         theirs, ours = base / "etc" / database, folder / "etc" / database
-        ours.write_text(theirs.read_text() + lines)
+        text = theirs.read_text()
+        if database in ("group", "gshadow"):
+            text = re.sub(r"(?m)^((?:sudo|systemd-journal):.*:)$", r"\1core", text)
+        ours.write_text(text + lines)
         shutil.copymode(theirs, ours)
         os.chown(ours, theirs.stat().st_uid, theirs.stat().st_gid)
     home = folder / "home/core"
