@@ -69,6 +69,21 @@ def task_show() -> Iterator[engine.TaskDict]:
     yield from engine.show_tasks(DOIT_CONFIG)
 
 
+def task_os_install() -> Iterator[engine.TaskDict]:
+    """What a person does to make a host of a blank machine (--platform, --url, --reinstall)."""
+    yield from engine.install_tasks(DOIT_CONFIG)
+
+
+def task_kubeconfig() -> engine.TaskDict:
+    """The cluster's kubeconfig, merged into your own by context name (--server)."""
+    server = engine.option(
+        "server", "where kubectl reaches the API: an address, a name or a URL [default: VIP or name]"
+    )
+    return engine.aside(
+        "kubeconfig", engine.later("kubeconfig.run", BUILD), "put the cluster's kubeconfig into yours", "", [server]
+    )
+
+
 def task_schema() -> engine.TaskDict:
     """The JSON Schemas of cluster and host files, and docs/reference.md."""
     return engine.aside(

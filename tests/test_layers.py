@@ -35,7 +35,7 @@ LAYERS = (
     ("templates", "values", "render"),
     ("build", "pin"),
     ("unreachable", "remote"),
-    ("checks", "answers", "init", "edit", "rekey"),
+    ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig"),
     ("engine",),
     (DODO, "__main__"),
 )

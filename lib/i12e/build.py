@@ -269,6 +269,14 @@ class Build:
         config = renderer.render(fleet.hosts[host]).content
         return self._readable(config, self._rendering().render(fleet.hosts[host]).content)
 
+    def rendered(self, host: str) -> tuple[Host, bytes]:
+        """Given a host, return its model and its config as it is rendered now; write nothing.
+
+        Raise UserError with all problems.
+        """
+        self._fleet = fleet = self._checked_fleet()
+        return fleet.hosts[host], self._rendering().render(fleet.hosts[host]).content
+
     def remove_orphans(self, kind: str) -> None:
         """Given a kind, remove outputs and state of products that are no more, and digests of sets that none uses."""
         known = {product.name for product in self.products if product.kind == kind and not self.is_unused(product)}
@@ -292,6 +300,7 @@ class Build:
 
         if product.kind == HOST:
             shutil.rmtree((self.paths.root / product.output).parent, ignore_errors=True)
+            shutil.rmtree(self.paths.root / self.paths.install(product.name), ignore_errors=True)
         (self.paths.root / product.output).unlink(missing_ok=True)
         self.state.drop_paths([product.output])
 

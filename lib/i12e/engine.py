@@ -243,12 +243,13 @@ def option(name: str, help_: str, kind: type = str, default: Any = "") -> TaskDi
 def later(name: str, *arguments: Any) -> Callable[..., Any]:
     """Given MODULE.FUNCTION of ours and arguments, return an action that imports it when it is run.
 
-    So naming the tasks does not wait for what only one of them needs.
+    What the action itself gets goes behind the arguments. So naming the tasks does not wait for what only one of
+    them needs.
     """
     module, _, function = name.rpartition(".")
 
-    def run(**named: Any) -> Any:
-        return getattr(importlib.import_module(f"i12e.{module}"), function)(*arguments, **named)
+    def run(*more: Any, **named: Any) -> Any:
+        return getattr(importlib.import_module(f"i12e.{module}"), function)(*arguments, *more, **named)
 
     return run
 
@@ -259,8 +260,6 @@ _SHOWN = 20  # hosts that a message names
 def show_tasks(config: TaskDict) -> Iterator[TaskDict]:
     """Given DOIT_CONFIG, yield show:HOST for each host, and show, which only says how it is used."""
     build: Build = config["build"]
-    names = [*build.hosts[:_SHOWN], *(["..."] if len(build.hosts) > _SHOWN else [])]
-    usage = f"show: of which host? ./doit show:HOST, with one of {', '.join(names)}"
     options = (
         {
             "name": "ignition",
@@ -272,8 +271,32 @@ def show_tasks(config: TaskDict) -> Iterator[TaskDict]:
         {"name": "reveal", "long": "reveal", "type": bool, "default": False, "help": "with the values of secrets"},
     )
     doc = "print the Butane text that a host is rendered to"
-    for made in each("show", build.hosts, functools.partial(_show, build), doc, options, reads=True):
-        alone = {"usage": usage} if made["basename"] == "show" else {}
+    yield from _printing("show", build, functools.partial(_show, build), doc, options, reads=True)
+
+
+_PLATFORMS = ("metal", "pxe", "qemu", "ec2", "hetzner", "openstack", "vmware", "virtualbox", "user-data")
+
+
+def install_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield os_install:HOST for each host, and os_install, which only says how it is used."""
+    build: Build = config["build"]
+    options = (
+        option("platform", f"where the machine is: {', '.join(_PLATFORMS)}", default="metal"),
+        option("url", "where the config will be: the machine gets a small one that fetches exactly that"),
+        option("reinstall", "over an old installation, keeping what can be kept (Fedora CoreOS)", bool, False),
+    )
+    doc = "tell how a blank machine becomes a host, and make the files for it"
+    yield from _printing("os_install", build, later("install.run", build), doc, options)
+
+
+def _printing(
+    verb: str, build: Build, action: Callable[..., Any], doc: str, options: Sequence[TaskDict], reads: bool = False
+) -> Iterator[TaskDict]:
+    """Yield the tasks of a verb that prints a text of one host; the verb alone names the hosts."""
+    names = [*build.hosts[:_SHOWN], *(["..."] if len(build.hosts) > _SHOWN else [])]
+    usage = f"{verb}: of which host? ./doit {verb}:HOST, with one of {', '.join(names)}"
+    for made in each(verb, build.hosts, action, doc, options, reads):
+        alone = {"usage": usage} if made["basename"] == verb else {}
         yield {**made, "meta": {**made["meta"], "prints": True, **alone}}
 
 

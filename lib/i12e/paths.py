@@ -92,6 +92,10 @@ class Paths:
         """Given a host's name, return where its Ignition config goes."""
         return f"{self.build}/hosts/{host}/config.ign"
 
+    def install(self, host: str) -> str:
+        """Given a host's name, return the folder of what its first install needs."""
+        return f"{self.build}/install/{host}"
+
     def modeline(self, kind: str) -> str:
         """Given `cluster` or `host`, return the first line of such a file: where an editor finds its JSON Schema."""
         return f"# yaml-language-server: $schema={os.path.relpath(SCHEMAS, self.hosts)}/{kind}.json"

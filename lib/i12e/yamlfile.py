@@ -42,6 +42,7 @@ _WORDS = {
     "true": True,
     "false": False,
 }
+_NOTHING = ("", "~", "null", "Null", "NULL")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = ""
 _NESTING = 64
@@ -202,6 +203,49 @@ def split(text: str, other: str, hidden: Callable[[str], bool]) -> tuple[str, st
         twin = None
     public, secret = _parted(root, twin, hidden)
     return _written(public, ""), _written(secret, "")
+
+
+def overlaid(text: str, other: str, key: str) -> str:
+    """Given the texts of two mappings that can be read, return the first with the second laid over it.
+
+    Of lists at the top level, entries of the second take the place of those that have the same at `key`, or are
+    added; else the second says what the first lacks or has empty. What is plain stays as it is spelt, so every
+    program reads it as before; comments, anchors and the layout go.
+    """
+    base, over = (getattr(_compose(part), "value", None) or [] for part in (text, other))
+    theirs = {name.value: (name, value) for name, value in over}
+    pairs = []
+    for name, value in base:
+        found = theirs.pop(name.value, None)
+        if found is not None and _is_empty(value):
+            value = found[1]
+        elif found is not None and isinstance(value, yaml.SequenceNode):
+            value = yaml.SequenceNode(value.tag, _with_entries(value.value, found[1].value, key))
+        pairs.append((name, value))
+    return _written(yaml.MappingNode(_TAG + "map", [*pairs, *theirs.values()]), "")
+
+
+def _with_entries(entries: list[Any], over: list[Any], key: str) -> list[Any]:
+    """Return entries with others in the place of the first of each same name, and without the further ones."""
+    left = {_scalar_at(entry, key): entry for entry in over}
+    names = set(left)
+    kept = []
+    for entry in entries:
+        name = _scalar_at(entry, key)
+        if name not in names:
+            kept.append(entry)
+        elif name in left:
+            kept.append(left.pop(name))
+    return [*kept, *left.values()]
+
+
+def _scalar_at(node: Any, key: str) -> str | None:
+    found = _step(node, key)
+    return str(found[1].value) if found and isinstance(found[1], yaml.ScalarNode) else None
+
+
+def _is_empty(node: Any) -> bool:
+    return node.value in _NOTHING if isinstance(node, yaml.ScalarNode) else not node.value
 
 
 def _parted(node: Any, twin: Any, hidden: Callable[[str], bool]) -> tuple[Any, Any]:
