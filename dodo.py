@@ -105,6 +105,15 @@ def task_bench() -> engine.TaskDict:
     )
 
 
+def task_lab() -> Iterator[engine.TaskDict]:
+    """Hosts on this machine, to play with and to test on: docs/simulated.md."""
+    hosts = partial(checks.lab_up, ROOT)
+    yield engine.aside("lab_up", hosts, "boot hosts on this machine, for the environment lab", "up", checks.LAB_UP)
+    end = partial(checks.lab_down, ROOT)
+    yield engine.aside("lab_down", end, "end the lab's hosts; nothing of them stays", "down", checks.LAB_DOWN)
+    yield engine.aside("lab_status", partial(checks.lab_status, ROOT), "tell what the lab's hosts do", "told")
+
+
 def task_test() -> engine.TaskDict:
     """The tests, with the packages that they need."""
     return engine.aside(

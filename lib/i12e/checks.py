@@ -1,4 +1,4 @@
-"""What is done for this checkout as a whole: ./doit test, ./doit bench and ./doit schema."""
+"""What is done for this checkout as a whole: ./doit test, bench, schema, and the lab of hosts on this machine."""
 
 from __future__ import annotations
 
@@ -31,6 +31,42 @@ def run_benchmarks(root: Path, hosts: int, rounds: int, alone: bool, record: boo
     """Given the checkout and what `BENCHMARKS` says, measure how long a fleet takes, and print the tables."""
     flags = [flag for flag, wanted in (("--alone", alone), ("--record", record)) if wanted]
     _run_module(root, "benchmarks", f"--hosts={hosts}", f"--rounds={rounds}", *flags)
+
+
+LAB_UP = (
+    {"name": "servers", "long": "servers", "type": int, "default": -1, "help": "how many servers a new lab has (3)"},
+    {"name": "agents", "long": "agents", "type": int, "default": -1, "help": "how many agents a new lab has (2)"},
+)
+LAB_DOWN = (
+    {"name": "purge", "long": "purge", "type": bool, "default": False, "help": "remove hosts/lab and its keys, too"},
+)
+
+
+def lab_up(root: Path, servers: int, agents: int) -> None:
+    """Given the checkout and how many hosts there are to be (less than 0: as always), start its lab."""
+    asked = (("servers", servers), ("agents", agents))
+    _run_lab(root, "up", *(f"--{name}={number}" for name, number in asked if number >= 0))
+
+
+def lab_down(root: Path, purge: bool) -> None:
+    """Given the checkout, end its lab; with `purge`, remove what is the lab's in the checkout."""
+    _run_lab(root, "down", *(["--purge"] if purge else []))
+
+
+def lab_status(root: Path) -> None:
+    """Given the checkout, print what its lab's hosts do."""
+    _run_lab(root, "status")
+
+
+def _run_lab(root: Path, *arguments: str) -> None:
+    import os
+    import subprocess
+
+    environ = {**os.environ, "PYTHONPATH": str(root / "tests")}
+    command = [sys.executable, "-m", "lab", *arguments]
+    done = subprocess.run(command, cwd=root, env=environ, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError(Problem("", None, None, done.stderr.strip() or f"lab: exit status {done.returncode}"))
 
 
 def _run_module(root: Path, *arguments: str) -> None:

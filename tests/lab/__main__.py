@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from i12e.errors import UserError
 from i12e.paths import natural
-from lab import environment, places
+from lab import environment, needs, places
 from lab.api import Lab, Trouble
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,8 @@ def main(arguments: list[str]) -> int:
     """Given the arguments, do what they ask for; return the exit status."""
     given = _parser().parse_args(arguments)
     try:
+        if os.geteuid() != 0:
+            raise Trouble(f"a lab needs {needs.ROOT}")
         return int(_DO[given.do](given) or 0)
     except (Trouble, UserError) as error:
         print(error, file=sys.stderr)

@@ -19,6 +19,8 @@ _PROGRAMS = {
     "usermod": "passwd",
 }
 
+ROOT = "root: it makes mounts and networks of its own, which only root may (sudo ./doit lab_up)"
+
 
 def missing() -> str:
     """Return what is missing here for a lab and how to get it, or "" if nothing is."""
@@ -32,5 +34,5 @@ def missing() -> str:
     if packages:
         return f"packages: apt-get install {' '.join(sorted(packages))}"
     if os.geteuid() != 0:
-        return "root: it makes mounts and networks of its own, which only root may (sudo ./doit lab_up)"
+        return ROOT
     return ""
