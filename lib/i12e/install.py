@@ -353,7 +353,7 @@ def _qemu(case: Case) -> Iterator[str]:
         yield "   Or, without a disk of its own, by Flatcar's script:"
         yield f"  sh {base}.sh -i {case.file} -- -m 4096 -nographic"
     yield "4. Its address is 10.0.2.15, seen from inside. To reach it, its file says:"
-    yield "  ssh: {address: 127.0.0.1, port: 2222}"
+    yield "  ssh: {address: localhost, port: 2222}"
 
 
 def _ec2(case: Case) -> Iterator[str]:
