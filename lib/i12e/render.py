@@ -276,7 +276,7 @@ def digest(config: Mapping[str, Any]) -> str:
 def digest_in(config: Mapping[str, Any]) -> str:
     """Given a config as `render` gives it, return the digest in its host.json."""
     file = next(file for file in config["storage"]["files"] if file["path"] == HOST_JSON)
-    identity = json.loads(_content(file["contents"]["source"], file["contents"].get("compression") or ""))
+    identity = json.loads(content(file["contents"]["source"], file["contents"].get("compression") or ""))
     return str(identity["digest"])
 
 
@@ -289,7 +289,7 @@ def readable(value: Any) -> Any:
     source = str(value.get("source") or "")
     if source.startswith("data:"):
         try:
-            text = _content(source, str(value.get("compression") or "")).decode()
+            text = content(source, str(value.get("compression") or "")).decode()
         except UnicodeDecodeError:
             return dict(value)
         return {"text": text} | {key: item for key, item in value.items() if key not in ("source", "compression")}
@@ -312,7 +312,7 @@ def public_texts(config: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         if file.get("mode", 0o644) & 0o077:
             for resource in (file.get("contents", {}), *file.get("append", ())):
                 if resource.get("source", "").startswith("data:"):
-                    yield file["path"], _content(resource["source"], resource.get("compression", ""))
+                    yield file["path"], content(resource["source"], resource.get("compression", ""))
     for unit in config.get("systemd", {}).get("units", ()):
         for part in (unit, *unit.get("dropins", ())):
             yield unit["name"], part.get("contents", "").encode()
@@ -320,14 +320,15 @@ def public_texts(config: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
 
 @functools.lru_cache(maxsize=4096)
 def _content_hash(source: str, compression: str) -> str:
-    return hashlib.sha256(_content(source, compression)).hexdigest()
+    return hashlib.sha256(content(source, compression)).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _content(source: str, compression: str) -> bytes:
+def content(source: str, compression: str) -> bytes:
+    """Given a data URL and how it is compressed ("" or gzip), return its content; raise an error if it has none."""
     head, _, body = source.removeprefix("data:").partition(",")
-    content = b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
-    return gzip.decompress(content) if compression == "gzip" else content
+    found = b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
+    return gzip.decompress(found) if compression == "gzip" else found
 
 
 def _file(file: Any) -> dict[str, Any]:
