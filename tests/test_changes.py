@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import base64
-import copy
 import gzip
-import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from i12e import changes, render
+from i12e import changes
 from i12e.changes import Change, between
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l6 demo"

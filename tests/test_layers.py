@@ -32,7 +32,7 @@ LAYERS = (
     ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
     ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
-    ("templates", "values", "diffs", "render", "changes"),
+    ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
     ("unreachable", "remote"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig"),

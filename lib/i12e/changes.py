@@ -254,7 +254,7 @@ class _Telling:
             return Told([f"{label}removed"])
         if label and was is _ABSENT:
             label = label.replace(":", " added:")
-        before, after, masked = _bytes(was), _bytes(is_), _bytes(shown)
+        before, after, masked = _bytes(was), _bytes(is_), _bytes(shown) or b""
         rest = Told([f"{label}{note}" for note in _fetched(was, is_)])
         if after is None or (before is None and not _nothing(was)):
             return rest if rest.notes or rest.secret else Told([f"{label}other content"])
@@ -346,9 +346,8 @@ class _Telling:
             notes = []
         if not self._full:
             return Told(notes)
-        return diffs.of(_utf8(was), _utf8(is_), _utf8(shown) if isinstance(shown, str) else None, closed=False) + Told(
-            notes
-        )
+        masked_text = _utf8(shown) if isinstance(shown, str) else b""
+        return diffs.of(_utf8(was), _utf8(is_), masked_text, closed=False) + Told(notes)
 
     # --- users and groups
 

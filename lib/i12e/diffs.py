@@ -24,7 +24,8 @@ class Told:
 def of(before: bytes | None, after: bytes, masked: bytes | None, closed: bool) -> Told:
     """Given a content before, after, and after with masks, tell what differs.
 
-    Of one that is `closed`, which not everybody may read, no more than the keys are told of what was there.
+    Of one that is `closed`, which not everybody may read, no more than the keys are told of what was there. Without
+    one with masks (None), nobody knows the secrets of the later one either, and it is shown as the earlier one is.
     """
     was, is_, shown = decode(before if before is not None else b""), decode(after), decode(masked)
     if was is None or is_ is None:
@@ -32,9 +33,7 @@ def of(before: bytes | None, after: bytes, masked: bytes | None, closed: bool) -
     old, new = _split(was), _split(is_)
     if max(len(old), len(new)) > _LONGEST:
         return Told([f"{len(old)} -> {len(new)} lines"])
-    mask = _masked_lines(new, _split(shown) if shown is not None else [])
-    visible = [line if line is not None else MASK for line in mask]
-    visible = masks.known_lines(visible) if not closed else [masks.known(line) for line in visible]
+    visible = _visible(new, None if masked is None else _split(shown or ""), closed)
     if closed:
         words = {masks.key(line) for line in visible} - {""}
         hidden = [masks.private(line, words) for line in old]
@@ -56,6 +55,13 @@ def of(before: bytes | None, after: bytes, masked: bytes | None, closed: bool) -
     if was.endswith("\n") != is_.endswith("\n") and (was or not is_.endswith("\n")):
         told.lines.append(f"  ({'a' if is_.endswith(chr(10)) else 'no'} newline at its end)")
     return told
+
+
+def _visible(new: list[str], masked: list[str] | None, closed: bool) -> list[str]:
+    if masked is None:
+        return [masks.private(line, ()) for line in new] if closed else masks.unknown_lines(new)
+    lines = [MASK if line is None else line for line in _masked_lines(new, masked)]
+    return [masks.known(line) for line in lines] if closed else masks.known_lines(lines)
 
 
 def _replaced(old: list[str], hidden: list[str], new: list[str], visible: list[str]) -> Iterator[str]:
