@@ -18,6 +18,9 @@ from doit.doit_cmd import DoitMain
 
 import helm
 from i12e import engine, programs
+from lab.fixtures import lab_of
+
+__all__ = ["lab_of"]  # a fixture for all tests
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -227,7 +227,7 @@ class Lab:
         return found
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each host: address, state, why, boots, faults, hits."""
+        """Return what is known of each host: address, state, why, boots, faults, ssh_drops (how often)."""
         found: dict[str, dict[str, Any]] = self.ask("status")["hosts"]
         return found
 
@@ -275,9 +275,7 @@ class Lab:
     def write_ssh_config(self) -> None:
         """Write ssh_config: the way into the lab's network, and the hosts' names."""
         network = self.ask("status")["network"]
-        enter = f"--net=/proc/{self.pid}/ns/net"
-        dial = [sys.executable, "-I", "-S", str(TESTS / "lab/dial.py"), network]
-        command = f"nsenter {enter} {shlex.join(dial)} %h %p"
+        dial = [sys.executable, "-I", "-S", str(TESTS / "lab/dial.py"), str(self.pid), network]
         names = "".join(f"Host {host}\n  HostName {places.address(host)}\n" for host in self.status())
         self.ssh_config.write_text(
             "# Made by ./doit lab_up: ssh's way into the lab's own network, as long as this lab is up.\n"
@@ -290,7 +288,7 @@ class Lab:
             "  GlobalKnownHostsFile none\n"
             "  UpdateHostKeys no\n"
             "  ProxyUseFdpass yes\n"
-            f"  ProxyCommand {command}\n"
+            f"  ProxyCommand {shlex.join(dial)} %h %p\n"
         )
 
     def trust(self, host: str) -> None:

@@ -30,6 +30,7 @@ class Cable:
     def __init__(self, host: str) -> None:
         self.end = places.cable(host)
         self.address = places.address(host)
+        self.mac = places.mac(host)
         self.pulled = False
         self.delay = 0.0
         self._slow: _Slow | None = None
@@ -39,11 +40,11 @@ class Cable:
     def run(self, command: list[str], cwd: Path, env: dict[str, str], output: IO[bytes]) -> int:
         """Given a command, run it in a network of its own, where it has the host's address; return its status."""
         inside = (
-            'echo ready; read -r go; ip link set lo up; ip addr add "$1/24" dev host0; ip link set host0 up; '
-            'ip route add default via "$2"; shift 2; exec "$@" >&2'
+            'echo ready; read -r go; ip link set lo up; ip link set host0 address "$1"; '
+            'ip addr add "$2/24" dev host0; ip link set host0 up; ip route add default via "$3"; shift 3; exec "$@" >&2'
         )
         with subprocess.Popen(
-            ["unshare", "--net", "sh", "-ec", inside, "sh", self.address, places.GATEWAY, *command],
+            ["unshare", "--net", "sh", "-ec", inside, "sh", self.mac, self.address, places.GATEWAY, *command],
             cwd=cwd,
             env=env,
             stdin=subprocess.PIPE,
@@ -79,6 +80,11 @@ class Cable:
             time.sleep(0.02)
         return False
 
+    def name_card(self, process: int) -> None:
+        """Given a process of the guest, give the guest's network card the address that it has always had."""
+        with suppress(Failed):  # the guest may have ended
+            run("nsenter", "--target", str(process), "--net", "ip", "link", "set", "host0", "address", self.mac)
+
     def plug(self) -> None:
         """Connect the interface to the bridge as the faults say."""
         with self._lock:
@@ -90,6 +96,8 @@ class Cable:
             else:
                 run("ip", "link", "set", self.end, "master", places.BRIDGE)
             run("ip", "link", "set", self.end, "down" if self.pulled else "up")
+            if self.pulled:
+                self._forget()
 
     def unplug(self) -> None:
         """The interface goes away."""
@@ -97,6 +105,11 @@ class Cable:
             self._end_slow()
             with suppress(Failed):  # it goes by itself with the network that it leads into, a moment later
                 run("ip", "link", "del", self.end)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let the bridge's own network ask anew who has the address: nobody answers within 3 seconds, not within 10."""
+        run("ip", "neigh", "flush", "to", self.address, "dev", places.BRIDGE)
 
     def _end_slow(self) -> None:
         if self._slow is not None:

@@ -1,4 +1,4 @@
-"""ssh's way into the lab: python dial.py NETWORK HOST PORT, inside the lab's network namespace (ProxyCommand).
+"""ssh's way into the lab: python dial.py PROCESS NETWORK HOST PORT (ProxyCommand).
 
 It gives ssh an open connection and ends (ProxyUseFdpass), so that ssh sees a connection as any other. Whatever goes
 wrong is said as ssh says it. Nothing is tried in another network: the addresses may be somebody's there.
@@ -7,6 +7,7 @@ wrong is said as ssh says it. Nothing is tried in another network: the addresses
 from __future__ import annotations
 
 import array
+import ctypes
 import os
 import socket
 import sys
@@ -14,10 +15,29 @@ import sys
 _LIMIT = 10.0  # seconds
 
 
-def main(network: str, host: str, port: str) -> int:
-    """Given the lab's network namespace, an address and a port, connect; return the exit status."""
-    if os.readlink("/proc/self/ns/net") != network:
-        print("the lab is not up: ./doit lab_up", file=sys.stderr)
+_NETWORK = 0x40000000  # CLONE_NEWNET
+
+
+def enter(process: str, network: str) -> bool:
+    """Given a process and the network namespace that it had, go there; return whether that was possible.
+
+    The process may have ended, and another one may have its number.
+    """
+    try:
+        with open(f"/proc/{process}/ns/net") as handle:
+            if os.readlink(f"/proc/self/fd/{handle.fileno()}") != network:
+                return False
+            return (
+                ctypes.CDLL(None).setns(handle.fileno(), _NETWORK) == 0 and os.readlink("/proc/self/ns/net") == network
+            )
+    except OSError:
+        return False
+
+
+def main(process: str, network: str, host: str, port: str) -> int:
+    """Given the supervisor, its network namespace, an address and a port, connect; return the exit status."""
+    if not enter(process, network):
+        print("the lab is not up (./doit lab_up), or you are not root", file=sys.stderr)
         return 1
     try:
         connection = socket.create_connection((host, int(port)), timeout=_LIMIT)
@@ -35,4 +55,4 @@ def main(network: str, host: str, port: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    sys.exit(main(*sys.argv[1:5]))

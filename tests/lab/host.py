@@ -43,7 +43,7 @@ class Host:
         self.why = ""
         self.boots = 0
         self.faults: dict[str, dict[str, Any]] = {}
-        self.hits: dict[str, int] = {}
+        self.ssh_drops = 0
         self._power = threading.Event()
         self._life: threading.Thread | None = None
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -175,6 +175,7 @@ class Host:
         while running.is_set():
             leader = _first_of_guest(process.pid)
             if leader:
+                self.cable.name_card(leader)
                 self._leader = leader
                 self.boots += 1
                 self.state = "up"
@@ -188,7 +189,6 @@ class Host:
         with self._lock:
             if on:
                 self.faults[kind] = how
-                self.hits[kind] = 0
             else:
                 self.faults.pop(kind, None)
             self._tell_faults()
@@ -246,7 +246,7 @@ class Host:
         else:
             return
         self.cut_ssh()
-        self.hits["ssh_drops"] += 1
+        self.ssh_drops += 1
         if self.faults.get("ssh_drops") is how:
             self.fault("ssh_drops", False)
 
@@ -301,7 +301,7 @@ class Host:
             "why": self.why if self.state not in ("up", "booting") else "",
             "boots": self.boots,
             "faults": self.faults,
-            "hits": self.hits,
+            "ssh_drops": self.ssh_drops,
         }
 
 

@@ -6,6 +6,7 @@ real Ignition applies /oem/config.ign.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -57,9 +58,7 @@ def ignite(disk: Disk, cable: Cable, work: Path, config: bytes | None) -> None:
     The config is the disk's own unless another one is given; without any, nothing is done. Raise IgnitionFailed with
     Ignition's last words if it fails; the host then stays a first boot.
     """
-    own = disk.oem / "config.ign"
-    if config is None and own.exists():
-        config = own.read_bytes()
+    config = config or _config(disk)
     if config is not None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, mode=0o755)
@@ -73,6 +72,16 @@ def ignite(disk: Disk, cable: Cable, work: Path, config: bytes | None) -> None:
                 if status:
                     raise IgnitionFailed(f"stage {stage}: {ignition.last_words(log.read())}")
     (disk.boot / "flatcar/first_boot").unlink()
+
+
+def _config(disk: Disk) -> bytes | None:
+    """Return the config that Ignition would find, in its order: the kernel's URL, then the disk's own file."""
+    url = kernel_arguments(disk).get("ignition.config.url")
+    if url:
+        replaced = {"ignition": {"version": "3.3.0", "config": {"replace": {"source": url}}}}
+        return json.dumps(replaced).encode()
+    own = disk.oem / "config.ign"
+    return own.read_bytes() if own.exists() else None
 
 
 def kernel_arguments(disk: Disk) -> dict[str, str]:

@@ -49,6 +49,11 @@ def address(host: str) -> str:
     return f"10.77.0.{_BASE[role] + int(number)}"
 
 
+def mac(host: str) -> str:
+    """Given a host, return the address of its network card, which stays the same for ever."""
+    return f"52:54:00:77:00:{int(address(host).rpartition('.')[2]):02x}"
+
+
 def cable(host: str) -> str:
     """Given a host, return the name of its network interface's outer end (systemd-nspawn gives it)."""
     return f"vb-{host}"
