@@ -69,6 +69,16 @@ def task_show() -> Iterator[engine.TaskDict]:
     yield from engine.show_tasks(DOIT_CONFIG)
 
 
+def task_deploy() -> Iterator[engine.TaskDict]:
+    """The hosts brought to their configs (os_deploy), what that would do (plan), and the way back (os_rollback)."""
+    yield from engine.deploy_tasks(DOIT_CONFIG)
+
+
+def task_status() -> engine.TaskDict:
+    """Hosts and cluster on one screen."""
+    return engine.status_task(DOIT_CONFIG)
+
+
 def task_os_install() -> Iterator[engine.TaskDict]:
     """What a person does to make a host of a blank machine (--platform, --url, --reinstall)."""
     yield from engine.install_tasks(DOIT_CONFIG)

@@ -19,7 +19,7 @@ import pytest
 
 from conftest import ROOT, Project
 from i12e import engine, lock
-from i12e.errors import Problem, UsageError, UserError
+from i12e.errors import Changes, Problem, UsageError, UserError
 from i12e.files import Files
 from i12e.state import State
 
@@ -43,7 +43,7 @@ class Verb:
         if self.fails:
             raise UserError([Problem("a", 1, 2, "one"), Problem("b", None, None, "two", "mend it")])
         if self.changes:
-            raise engine.Changes
+            raise Changes
 
 
 @pytest.mark.parametrize("name", ["os_deploy", "os_deploy:server-1"])

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT, Done, Project, need
 from i12e import engine
-from i12e.errors import Problem, UserError
+from i12e.errors import Changes, Problem, UserError
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_a_run_has_the_documented_shape_done_failed_and_with_nothing_to_do(small
 
 def test_a_task_that_fails_and_one_that_finds_changes_have_that_shape_too(small: Project) -> None:
     def act(host: str | None) -> None:
-        raise UserError(Problem("a", 1, 2, "one", "mend it")) if host else engine.Changes
+        raise UserError(Problem("a", 1, 2, "one", "mend it")) if host else Changes
 
     def tasks(config: dict[str, Any]) -> Any:
         return engine.each("plan", config["build"].hosts, act, "plan", reads=True)

@@ -35,6 +35,8 @@ LAYERS = (
     ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
     ("unreachable", "remote"),
+    ("facts", "deploy"),
+    ("rollout", "plans", "status"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig"),
     ("engine",),
     (DODO, "__main__"),

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -103,6 +103,8 @@ class Told(NamedTuple):
     result: str
     facts: dict[str, Any]
     """What a document says beside the line."""
+    text: str | None = None
+    """What a person is told instead of the line."""
 
 
 class Build:
@@ -134,10 +136,16 @@ class Build:
         self._spool: IO[bytes] | None = None
 
     def tell(
-        self, verb: str, what: str, remark: str = "", result: str = "done", facts: dict[str, Any] | None = None
+        self,
+        verb: str,
+        what: str,
+        remark: str = "",
+        result: str = "done",
+        facts: dict[str, Any] | None = None,
+        text: str | None = None,
     ) -> None:
-        """Given a verb, its thing and a remark, have the line told when the task ends."""
-        self.told.append(Told(verb, what, remark, result, facts or {}))
+        """Given a verb, its thing and a remark, have the line told when the task ends, or `text` instead of it."""
+        self.told.append(Told(verb, what, remark, result, facts or {}, text))
 
     def note(self, text: str) -> None:
         """Given a text that the user should know, have it told at the end of the run."""
@@ -268,6 +276,23 @@ class Build:
             return renderer.text(fleet.hosts[host])
         config = renderer.render(fleet.hosts[host]).content
         return self._readable(config, self._rendering().render(fleet.hosts[host]).content)
+
+    def masked(self, host: str) -> bytes:
+        """Given a host, return its config as it is rendered now, with masks for the values of secrets."""
+        return self._masking().render(self._checked_fleet().hosts[host]).content
+
+    def redact(self, text: str) -> str:
+        """Given a text, return it with every secret value masked that was read in this run."""
+        return self._secrets().redact(text)
+
+    def rendered_all(self) -> Iterator[tuple[Host, bytes]]:
+        """Yield all hosts with their configs as they are rendered now; write nothing.
+
+        Raise UserError with all problems.
+        """
+        self._fleet = fleet = self._checked_fleet()
+        for host in self.request.progress(list(fleet.hosts.values()), "rendering"):
+            yield host, self._rendering().render(host).content
 
     def rendered(self, host: str) -> tuple[Host, bytes]:
         """Given a host, return its model and its config as it is rendered now; write nothing.

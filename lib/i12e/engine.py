@@ -40,7 +40,7 @@ from doit.task import Task
 
 from i12e import lock, paths, screen
 from i12e.build import HOST, RELEASE, TASKS, Build, Product
-from i12e.errors import CHANGES, FAILED, USAGE, Problem, UsageError, UserError, did_you_mean
+from i12e.errors import CHANGES, FAILED, USAGE, Changes, Problem, UsageError, UserError, did_you_mean
 from i12e.files import Files, private_folder
 
 TaskDict = dict[str, Any]
@@ -150,10 +150,6 @@ class Changed(TaskFailed):
     """How doit is told of Changes."""
 
 
-class Changes(Exception):
-    """Raised by an action of `plan` and `drift`: all went well, and there are changes."""
-
-
 def each(
     verb: str,
     hosts: Iterable[str],
@@ -161,6 +157,7 @@ def each(
     doc: str,
     params: Sequence[TaskDict] = (),
     reads: bool = False,
+    **meta: Any,
 ) -> Iterator[TaskDict]:
     """Given a verb, hosts and an action of (host, or None for all, **params), yield the tasks VERB and VERB:HOST.
 
@@ -175,7 +172,7 @@ def each(
             "actions": [(step(action), [host])],
             "params": list(params),
             "uptodate": [False],
-            "meta": {"verb": verb.upper(), "what": host or "", "reads": reads},
+            "meta": {"verb": verb.upper(), "what": host or "", "reads": reads, **meta},
             "io": {"capture": False},
         }
 
@@ -287,6 +284,49 @@ def install_tasks(config: TaskDict) -> Iterator[TaskDict]:
     )
     doc = "tell how a blank machine becomes a host, and make the files for it"
     yield from _printing("os_install", build, later("install.run", build), doc, options)
+
+
+_GATES = (
+    option("yes", "do not ask", bool, False),
+    option("only-plan", "only say what would be done", bool, False),
+    option("force", "reset it although etcd would lose its quorum; say why"),
+)
+_PATIENCE = (
+    option("timeout", "how long a host may take to come back, and again to be healthy", default="15m"),
+    option("drain-timeout", "how long its pods may take to leave", default="2m"),
+)
+
+
+def deploy_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield plan, os_deploy and os_rollback, each for all hosts and for each."""
+    build: Build = config["build"]
+    doc = "tell what os_deploy would do; exit status 2 if that is anything"
+    yield from each("plan", build.hosts, later("rollout.plan", build), doc, reads=True, silent=True)
+    many = (*_GATES, option("parallel", "so many agents at once", int, 1), *_PATIENCE)
+    doc = "bring hosts to their configs, one server at a time, and prove each"
+    yield from each("os_deploy", build.hosts, later("rollout.run", build), doc, many, waits=True, silent=True)
+    rollback = later("rollout.rollback", build)
+    doc = "put back the config that was last proven on a host"
+    params = (*_GATES, *_PATIENCE)
+    yield from _of_one("os_rollback", build, rollback, doc, params, waits=True, silent=True)
+
+
+def _of_one(
+    verb: str, build: Build, action: Callable[..., Any], doc: str, options: Sequence[TaskDict], **meta: Any
+) -> Iterator[TaskDict]:
+    """Yield the tasks of a verb that is for one host; the verb alone names the hosts."""
+    names = [*build.hosts[:_SHOWN], *(["..."] if len(build.hosts) > _SHOWN else [])]
+    usage = f"{verb}: of which host? ./doit {verb}:HOST, with one of {', '.join(names)}"
+    for made in each(verb, build.hosts, action, doc, options, **meta):
+        alone = {"usage": usage} if made["basename"] == verb else {}
+        yield {**made, "meta": {**made["meta"], **alone}}
+
+
+def status_task(config: TaskDict) -> TaskDict:
+    """Given DOIT_CONFIG, return the task that tells how hosts and cluster are."""
+    doc = "tell how the hosts and the cluster are"
+    meta = {"verb": "STATUS", "what": "", "reads": True, "silent": True}
+    return task("status", later("status.run", config["build"]), doc=doc, meta=meta)
 
 
 def _printing(
@@ -539,7 +579,7 @@ class Reporter:
 
     def _tell_steps(self, task: Task) -> None:
         for step in self.build.told:
-            self._tell(step.verb, step.what, step.result, 0.0, step.remark, task.name, step.facts)
+            self._tell(step.verb, step.what, step.result, 0.0, step.remark, task.name, step.facts, step.text)
         self.build.told.clear()
 
     def _aside(self, text: str) -> None:
@@ -557,7 +597,8 @@ class Reporter:
         if self._interrupted:
             return f"{env}: interrupted, {', '.join(filter(None, parts)) or 'nothing was written'} ({seconds})"
         if not done and not removed:
-            parts = ["nothing to do"]
+            asked = any(result["result"] in ("planned", "told") for result in self._results)
+            parts = ["there are changes" if self.changes else "nothing to do" if not asked else "nothing was changed"]
         current = [screen.count(self.current[kind], kind) for kind in _KINDS if self.current[kind]]
         parts.append(f"{' and '.join(current)} up to date" if current else "")
         return f"{env}: {', '.join(filter(None, parts))} ({seconds})"
@@ -586,7 +627,8 @@ def _result(task: str, verb: str | None, what: str | None, result: str, seconds:
 
 
 def _shown(task: Task) -> bool:
-    return bool(task.meta and "verb" in task.meta)
+    """Tell whether a task has a line of its own; one that is silent tells all there is by its steps."""
+    return bool(task.meta and "verb" in task.meta and not task.meta.get("silent"))
 
 
 # --- commands

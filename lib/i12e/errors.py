@@ -43,6 +43,10 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class Changes(Exception):
+    """Raised by an action of `plan` and `drift`: all went well, and there are changes."""
+
+
 class UsageError(UserError):
     """What is wrong with the command line itself: options that do not fit; the exit status is USAGE."""
 

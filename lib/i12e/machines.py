@@ -125,7 +125,7 @@ def _alone(paths: Paths) -> Iterator[None]:
     """Until the block ends, be the only one who changes the file; others wait, threads of this process too."""
     place = paths.root / paths.build
     files.private_folder(place)
-    handle = os.open(place / "machines", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(place / "machines.mutex", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -96,6 +96,10 @@ class Paths:
         """Given a host's name, return the folder of what its first install needs."""
         return f"{self.build}/install/{host}"
 
+    def log(self, host: str) -> str:
+        """Given a host's name, return the log of what was done to it."""
+        return f"{self.build}/logs/{host}.log"
+
     def modeline(self, kind: str) -> str:
         """Given `cluster` or `host`, return the first line of such a file: where an editor finds its JSON Schema."""
         return f"# yaml-language-server: $schema={os.path.relpath(SCHEMAS, self.hosts)}/{kind}.json"

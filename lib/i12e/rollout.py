@@ -1,0 +1,615 @@
+"""os_deploy: brings hosts to their configs, one server at a time, and proves each before the next.
+
+What a run has begun on a host is written there (deploy.json), and what the host runs is asked of the host alone: a run
+that was killed anywhere is followed by the same command, which goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import shlex
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from i12e import deploy, facts, machines, plans, remote, screen
+from i12e.build import Build
+from i12e.deploy import INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
+from i12e.errors import Changes, Problem, UserError
+from i12e.facts import STATE, ClusterView, Facts, HostFacts, Silent
+from i12e.lock import duration, seconds
+from i12e.remote import Remote
+
+_NEWS = 10.0  # seconds between two lines about one wait
+_LOOK = 1.0  # seconds between two looks at what is waited for
+_MANY = 16  # hosts that are asked at once
+_ANSWER = 60.0  # seconds for which a host that is to be deployed may be silent: it may be booting
+_TAKE_OVER = 30.0  # seconds in which an operator whose host has rebooted takes its lock again
+_FRESH = 900  # seconds after which nobody is expected to come back to what was begun
+
+# Keeps the host's lock for as long as we live: a line comes every few seconds.
+_LOCK = r"""
+exec bash -c '
+exec 9>/run/i12e-operator.lock
+if ! flock -n 9; then echo "busy $(head -n 1 /run/i12e-operator 2>/dev/null)"; exit 0; fi
+printf "%s\n" "$1" >/run/i12e-operator
+echo held
+while read -t 60 -r _; do :; done' lock """
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    yes: bool = False
+    only_plan: bool = False
+    force: str = ""
+    parallel: int = 1
+    timeout: float = 900.0
+    """Seconds that a host may take to come back, and again to be healthy."""
+    drain: float = 120.0
+    """Seconds that its pods may take to leave."""
+
+
+def options(yes: bool, only_plan: bool, force: str, parallel: int, timeout: str, drain_timeout: str) -> Options:
+    """Given the task's options, return them; raise UserError for what is none."""
+    wrong: list[Problem] = []
+
+    def length(name: str, text: str) -> float:
+        try:
+            return seconds(text)
+        except ValueError:
+            wrong.append(Problem("", None, None, f'--{name} "{text}": write a time such as 90s, 5m or 1h'))
+            return 0.0
+
+    made = Options(yes, only_plan, force, parallel, length("timeout", timeout), length("drain-timeout", drain_timeout))
+    if not 1 <= parallel <= 100:
+        wrong.append(Problem("", None, None, f"--parallel {parallel}: 1 to 100 agents at once"))
+    if wrong:
+        raise UserError(wrong)
+    return made
+
+
+class Stopped(Exception):
+    """A host did not get where it should: the rollout ends here."""
+
+    def __init__(self, host: str, why: str, remedy: str = "") -> None:
+        self.problem = Problem("", None, None, f"{host}: {why}", remedy)
+        super().__init__(why)
+
+
+class Hosts:
+    """The hosts of an environment over ssh, each with a log of its own."""
+
+    def __init__(self, build: Build, wanted: Mapping[str, Wanted]) -> None:
+        self.build = build
+        self.wanted = wanted
+        self._remotes: dict[str, Remote] = {}
+        self._mutex = threading.Lock()
+
+    def __getitem__(self, name: str) -> Remote:
+        with self._mutex:
+            if name not in self._remotes:
+                target = remote.target(self.wanted[name].host, self.build.paths.root)
+                self._remotes[name] = Remote(target, _Log(self.build.paths.root / self.build.paths.log(name)))
+            return self._remotes[name]
+
+    def close(self) -> None:
+        """End all connections."""
+        for each in self._remotes.values():
+            each.close()
+
+    def ask(self, name: str, whole: bool = False) -> Facts:
+        """Given a host, return its facts."""
+        try:
+            done = self[name].run(facts.script(whole), limit=90)
+        except remote.Unreachable as error:
+            passing = isinstance(error, (remote.Refused, remote.Lost, remote.Slow))
+            return Silent(error.why, error.remedy, passing)
+        return facts.parse(done.output)
+
+    def ask_all(self, names: Sequence[str], whole: Sequence[str] = ()) -> dict[str, Facts]:
+        """Given hosts, return the facts of all, asked side by side; `whole`: those whose config is wanted too."""
+        with ThreadPoolExecutor(_MANY) as pool:
+            found = pool.map(lambda name: self.ask(name, name in whole), names)
+            return dict(zip(names, found, strict=True))
+
+    def trust(self, names: Sequence[str]) -> None:
+        """Given hosts, ask once whether an unknown ssh host key is theirs, where a person can be asked."""
+        for name in names:
+            try:
+                self[name].run("true", limit=30)
+            except remote.UnknownKey:
+                with self.build.request.pause(), screen.terminal() as terminal:
+                    if terminal is not None:
+                        remote.ask_key(self[name].target, terminal)
+            except remote.Unreachable:
+                continue
+
+
+class _Log:
+    """A host's log: a line with the time for each thing that was done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, line: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._path.open("a") as log:
+            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+
+
+def wanted_hosts(build: Build) -> dict[str, Wanted]:
+    """Return all hosts with the configs that they are to have, as they are rendered now; raise UserError.
+
+    The examples are no cluster: their keys and tokens are public, and nobody's hosts have their addresses.
+    """
+    from i12e import render
+
+    if build.paths.is_example:
+        said = f"{build.paths.env} is an example: its secrets are public, and its hosts are nobody's"
+        remedy = "./doit init makes a cluster of your own; ./doit lab_up makes one to play with, for I12E_ENV=lab"
+        raise UserError(Problem("", None, None, said, remedy))
+    found = {}
+    for host, config in build.rendered_all():
+        found[host.name] = Wanted(host, config, render.digest_in(json.loads(config)))
+    return found
+
+
+def situation(
+    hosts: Hosts, targets: Sequence[str], force: bool = False, patience: float = 0.0, whole: bool = True
+) -> Situation:
+    """Given the hosts and which of them are meant, ask all of them; a silent target for up to `patience` seconds."""
+    names = list(hosts.wanted)
+    found = hosts.ask_all(names, targets if whole else ())
+    deadline = time.monotonic() + patience
+    told = False
+    while time.monotonic() < deadline:
+        silent = [n for n in targets if isinstance(f := found[n], Silent) and f.passing]
+        if not silent:
+            break
+        if not told:
+            screen.say(f"{', '.join(silent)}: no answer, waits up to {duration(patience)}: it may be booting")
+            told = True
+        time.sleep(_LOOK)
+        found |= hosts.ask_all(silent, silent if whole else ())
+    servers = tuple(name for name, wanted in hosts.wanted.items() if wanted.host.role == "server")
+    pins = machines.load(hosts.build.paths)
+    return Situation(hosts.wanted, ClusterView(found, servers), pins, targets, force)
+
+
+def plan(build: Build, host: str | None) -> None:
+    """Given a host (None: all), tell what os_deploy would do; raise Changes if that is anything."""
+    hosts = Hosts(build, wanted_hosts(build))
+    try:
+        targets = [host] if host else list(hosts.wanted)
+        now = situation(hosts, targets)
+    finally:
+        hosts.close()
+    if plans.tell(build, now, targets):
+        raise Changes
+
+
+def run(
+    build: Build,
+    host: str | None,
+    yes: bool,
+    only_plan: bool,
+    force: str,
+    parallel: int,
+    timeout: str,
+    drain_timeout: str,
+) -> None:
+    """Given a host (None: all) and the task's options, bring it to its config and prove it."""
+    given = options(yes, only_plan, force, parallel, timeout, drain_timeout)
+    _run(build, host, given, lambda hosts: hosts.wanted)
+
+
+def rollback(build: Build, host: str, yes: bool, only_plan: bool, force: str, timeout: str, drain_timeout: str) -> None:
+    """Given a host and the task's options, bring it back to the config that was last proven on it."""
+    given = options(yes, only_plan, force, 1, timeout, drain_timeout)
+
+    def proven(hosts: Hosts) -> Mapping[str, Wanted]:
+        try:
+            done = hosts[host].run(f"cat {STATE}/proven.ign", limit=60)
+        except remote.Unreachable as error:
+            raise UserError(error.problem()) from None
+        if done.status:
+            said = "no config was ever proven on it, so there is none to go back to"
+            raise UserError(Problem("", None, None, f"{host}: {said}", f"doit os_deploy:{host}"))
+        from i12e import render
+
+        content = done.output.encode()
+        digest = render.digest_in(json.loads(content))
+        return {**hosts.wanted, host: replace(hosts.wanted[host], config=content, digest=digest)}
+
+    _run(build, host, given, proven)
+
+
+def _run(build: Build, host: str | None, given: Options, choose: Callable[[Hosts], Mapping[str, Wanted]]) -> None:
+    hosts = Hosts(build, wanted_hosts(build))
+    try:
+        hosts.wanted = choose(hosts)
+        Rollout(build, hosts, [host] if host else list(hosts.wanted), given).run()
+    finally:
+        hosts.close()
+
+
+class Rollout:
+    """One run of os_deploy over its targets."""
+
+    def __init__(self, build: Build, hosts: Hosts, targets: Sequence[str], given: Options) -> None:
+        self.build = build
+        self.hosts = hosts
+        self.targets = list(targets)
+        self.given = given
+        self.operator = f"{getpass.getuser()}@{socket.gethostname()}"
+        self.clone = hashlib.sha256(str(build.paths.root).encode() + socket.gethostname().encode()).hexdigest()[:12]
+        self._locks: dict[str, remote.Held] = {}
+        self._view = ClusterView()
+
+    def run(self) -> None:
+        """Plan, ask, and bring the targets to their configs; raise UserError with what stopped it."""
+        self.hosts.trust(self.targets)
+        patience = 0.0 if self.given.only_plan else min(_ANSWER, self.given.timeout)
+        now = situation(self.hosts, self.targets, bool(self.given.force), patience)
+        if self.given.only_plan:
+            plans.tell(self.build, now, self.targets)
+            return
+        made = {name: deploy.plan(name, now) for name in deploy.order(now, self.targets)}
+        refused = [plan for plan in made.values() if plan.action == REFUSE]
+        fatal = [plan for plan in refused if plan.name in now.servers or len(self.targets) == 1]
+        if fatal:
+            raise UserError(Problem("", None, None, f"{plan.name}: {plan.why}", plan.remedy) for plan in fatal)
+        todo = [plan for plan in made.values() if plan.action not in (NOTHING, REFUSE)]
+        for plan in made.values():
+            if plan.action == NOTHING:
+                self.build.tell("KEEP", plan.name, plan.why, "kept")
+        problems = [Problem("", None, None, f"{plan.name}: {plan.why}", plan.remedy) for plan in refused]
+        if todo:
+            self._confirm(todo, now)
+            problems += self._apply(todo, now)
+        if problems:
+            raise UserError(problems)
+
+    def _confirm(self, todo: Sequence[HostPlan], now: Situation) -> None:
+        destructive = [plan for plan in todo if plan.changes_host]
+        if not destructive:
+            return
+        if self.given.force:
+            screen.say(f"--force: {self.given.force}: the quorum of etcd is not looked after")
+        if self.given.yes:
+            return
+        word = destructive[0].name if len(destructive) == 1 else now.wanted[destructive[0].name].host.cluster
+        what = "host" if len(destructive) == 1 else "cluster"
+        with self.build.request.pause(), screen.terminal() as terminal:
+            if terminal is None:
+                said = f"{', '.join(plan.name for plan in destructive)} would be reset, and nobody can be asked here"
+                raise UserError(Problem("", None, None, said, "look at doit plan, then give --yes"))
+            for line in plans.lines(self.build, todo, now):
+                terminal.say(line)
+            try:
+                answer = terminal.ask(f"\nType the {what}'s name, {word}, to go on:")
+            except EOFError:
+                answer = ""
+        if answer != word:
+            raise UserError(Problem("", None, None, f'"{answer}" is not {word}: nothing was changed'))
+
+    # --- the order
+
+    def _apply(self, todo: Sequence[HostPlan], now: Situation) -> list[Problem]:
+        servers = [plan.name for plan in todo if plan.name in now.servers]
+        agents = [plan.name for plan in todo if plan.name not in now.servers]
+        with self._locked(todo, now):
+            try:
+                for name in servers:
+                    self._host(name)
+            except Stopped as stopped:
+                left = [name for name in (*servers, *agents) if not self._is_done(name)]
+                rest = [name for name in left if f"{name}:" not in str(stopped.problem)]
+                note = f"not touched any more: {', '.join(rest)}" if rest else ""
+                self.build.notes += [note] if note else []
+                return [stopped.problem]
+            problems: list[Problem] = []
+            with ThreadPoolExecutor(self.given.parallel) as pool:
+                for made in pool.map(self._agent, agents):
+                    problems += [made] if made else []
+            return problems
+
+    def _agent(self, name: str) -> Problem | None:
+        try:
+            self._host(name)
+        except Stopped as stopped:
+            return stopped.problem
+        return None
+
+    def _is_done(self, name: str) -> bool:
+        return any(told.what == name and told.result == "done" for told in self.build.told)
+
+    # --- one operator
+
+    @contextmanager
+    def _locked(self, todo: Sequence[HostPlan], now: Situation) -> Iterator[None]:
+        """Hold the locks of all servers that can be reached and of all hosts that are changed, or say who does."""
+        chosen = [n for n in now.wanted if n in now.servers or any(plan.name == n for plan in todo)]
+        reachable = [name for name in chosen if isinstance(now.view.facts[name], HostFacts)]
+        try:
+            for name in reachable:
+                self._lock(name)
+            for name in reachable:
+                self._heed_intent(name, now)
+            yield
+        finally:
+            for held in self._locks.values():
+                held.close()
+            self._locks.clear()
+
+    def _lock(self, name: str) -> None:
+        who = f"{self.operator}, since {time.strftime('%H:%M:%S')}, clone {self.clone}"
+        try:
+            held = self.hosts[name].hold(_LOCK + shlex.quote(who))
+            line = held.first_line(20)
+        except remote.Unreachable as error:
+            raise UserError(error.problem()) from None
+        if line.startswith("busy"):
+            held.close()
+            said = f"{name}: another os_deploy is at work: {line.removeprefix('busy').strip() or 'it says not whose'}"
+            raise UserError(Problem("", None, None, said, "wait for it to end, then run the same again"))
+        if line != "held":
+            raise UserError(Problem("", None, None, f"{name}: its lock cannot be taken: {held.complaint() or line}"))
+        self._locks[name] = held
+
+    def _heed_intent(self, name: str, now: Situation) -> None:
+        """Wait a while where another operator has begun something and may come back for it after the host's reboot."""
+        found = now.view.facts[name]
+        intent = found.intent if isinstance(found, HostFacts) else None
+        if intent is None or intent.get("clone") == self.clone:
+            return
+        assert isinstance(found, HostFacts)  # noqa: S101  # for the type
+        age = time.time() - float(intent.get("at", 0))
+        if age > _FRESH or found.uptime > _TAKE_OVER:
+            screen.say(f"{name}: goes on with what {intent.get('operator')} has begun {duration(age)} ago")
+            return
+        said = f"{name}: {intent.get('operator')} deploys it, and it has just rebooted"
+        raise UserError(Problem("", None, None, said, "wait a minute, then run the same again"))
+
+    # --- one host
+
+    def _host(self, name: str) -> None:
+        """Bring one host to its config, from what is so now; raise Stopped."""
+        now = situation(self.hosts, self.targets, bool(self.given.force), _ANSWER, whole=False)
+        if isinstance(now.view.facts[name], Silent):
+            raise Stopped(name, f"it cannot be reached: {now.view.facts[name].why}")  # type: ignore[union-attr]
+        self._view = now.view
+        plan = deploy.plan(name, now)
+        if plan.action == REFUSE:
+            raise Stopped(name, plan.why, plan.remedy)
+        if plan.action == NOTHING:
+            return
+        began = time.monotonic()
+        _Step(self, name, now, plan).run()
+        done = {PROVE: "proven", INSTALL: "installed and proven"}.get(plan.action, "reset and proven")
+        self.build.tell("DEPLOY", name, f"{done} in {time.monotonic() - began:.0f} s", facts={"action": plan.action})
+
+
+class _Step:
+    """What is done to one host."""
+
+    def __init__(self, rollout: Rollout, name: str, now: Situation, plan: HostPlan) -> None:
+        self.rollout = rollout
+        self.name = name
+        self.now = now
+        self.plan = plan
+        self.wanted = now.wanted[name]
+        self.remote = rollout.hosts[name]
+        found = now.view.facts[name]
+        assert isinstance(found, HostFacts)  # noqa: S101  # a plan of a silent host is to refuse
+        self.found = found
+
+    def run(self) -> None:
+        """Do it; raise Stopped."""
+        try:
+            if self.plan.changes_host:
+                if self.plan.action != deploy.REBOOT:
+                    self._prepare()
+                self._reset()
+            elif self.found.staged:
+                self._do(f"flatcar-reset --stop && rm -f {STATE}/next.sum", "takes back the reset that was staged")
+            self._prove()
+        except remote.Unreachable as error:
+            raise Stopped(self.name, error.why, error.remedy or "run the same again: it goes on from there") from None
+
+    def _prepare(self) -> None:
+        self._say("checks what its config fetches")
+        said = self._do(deploy.check_sources(json.loads(self.wanted.config)), "", limit=900).output.strip()
+        if said:
+            raise Stopped(self.name, f"its config fetches what is not to be had: {said}", "nothing was changed")
+        self._write("deploy.json", self._intent().encode())
+        if self.plan.forgets:
+            self._forget_node()
+        if self.plan.drains:
+            self._drain()
+        self._write("next.ign", self.wanted.config)
+        host, digest = self.wanted.host, self.wanted.digest
+        self._write("next.sh", deploy.reset_script(host, digest).encode())
+        if self.plan.founds:
+            servers = [self.now.wanted[name].host for name in self.now.servers]
+            self._say("gets the permit to found the cluster")
+            self._write("permit", deploy.permit(host, self.found, servers, str(uuid.uuid4())).encode())
+
+    def _intent(self) -> str:
+        node = self.now.view.nodes.get(self.name)
+        kept = bool((self.found.intent or {}).get("cordoned"))
+        cordoned = kept if self.found.intent else bool(node and node.cordoned)
+        return json.dumps(
+            {
+                "operator": self.rollout.operator,
+                "clone": self.rollout.clone,
+                "digest": self.wanted.digest,
+                "boot_id": self.found.boot_id,
+                "at": time.time(),
+                "cordoned": cordoned,
+            }
+        )
+
+    def _forget_node(self) -> None:
+        """k3s refuses a node that comes without its password, and etcd a second member of its name."""
+        self._say("the cluster forgets the node of that name, whose machine is no more")
+        self._kubectl(f"delete node {self.name} --wait=false", 60, self.name)
+        self._wait("that the cluster has forgotten it", 60, lambda: self._is_forgotten())
+
+    def _is_forgotten(self) -> str:
+        found = self._peer_facts()
+        return "its node is still there" if found is None or self.name in (found.nodes or {}) else ""
+
+    def _drain(self) -> None:
+        self._say("is drained")
+        command = f"drain {self.name} --ignore-daemonsets --delete-emptydir-data"
+        limit = self.rollout.given.drain
+        done = self._kubectl(f"{command} --timeout={limit:.0f}s", limit + 30)
+        if done.status:
+            if not (self.found.intent or {}).get("cordoned"):
+                self._kubectl(f"uncordon {self.name}", 60)
+            said = (done.complaint or done.output).strip()[-400:]
+            raise Stopped(
+                self.name, f"its pods do not leave: {said}", "see what holds them; --drain-timeout waits longer"
+            )
+
+    def _reset(self) -> None:
+        self._say("is reset and reboots")
+        unit = f"systemd-run --quiet --collect --unit=i12e-reset /bin/sh {STATE}/next.sh"
+        if self.plan.action == deploy.REBOOT:
+            unit = "systemd-run --quiet --collect --unit=i12e-reset systemctl reboot"
+        with suppress(remote.Lost, remote.Slow):  # whether it began is seen by what comes of it
+            done = self.remote.run(f"systemctl reset-failed i12e-reset 2>/dev/null; {unit}", limit=30)
+            if done.status:
+                raise Stopped(self.name, f"the reset did not begin: {done.complaint.strip()}")
+        self.rollout._locks.pop(self.name, None)  # noqa: SLF001  # it ends with the reboot
+        self._wait("its reboot", self.rollout.given.timeout, self._has_rebooted)
+        self.rollout._lock(self.name)  # noqa: SLF001
+
+    def _has_rebooted(self) -> str:
+        script = f"cat /proc/sys/kernel/random/boot_id; tail -n 2 {STATE}/next.log 2>/dev/null || true"
+        try:
+            done = self.remote.run(script, limit=10)
+        except (remote.Refused, remote.Lost, remote.Slow) as error:
+            return error.why
+        boot_id, _, log = done.output.partition("\n")
+        if boot_id.strip() != self.found.boot_id:
+            return ""
+        if "failed with status" in log:
+            raise Stopped(self.name, f"the reset failed, the host is as it was: {' / '.join(log.split(chr(10)))}")
+        return "it has not gone down yet"
+
+    def _prove(self) -> None:
+        found = self._facts()
+        if found.digest != self.wanted.digest:
+            raise Stopped(
+                self.name,
+                f"it came back with another config (digest {found.digest[:12] or 'none'}, not "
+                f"{self.wanted.digest[:12]}): the reset did not take effect",
+                "see its console, and /var/lib/i12e/next.log on it",
+            )
+        machines.pin(self.rollout.build.paths, self.name, found.machine_id)
+        if found.hold is not None:
+            raise Stopped(self.name, f"it runs its config, but k3s is held back: {found.hold}")
+        self._wait("that it is healthy", self.rollout.given.timeout, self._lacks)
+        if not (found.intent or {}).get("cordoned"):
+            done = self._kubectl(f"uncordon {self.name}", 60)
+            if done.status:
+                raise Stopped(self.name, f"it cannot be uncordoned: {done.complaint.strip()}")
+        self._write("proven.ign", self.wanted.config)
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._write("proven.json", json.dumps({"digest": self.wanted.digest, "at": at}).encode())
+        self._do(f"rm -f {STATE}/deploy.json {STATE}/next.ign {STATE}/next.sh {STATE}/next.sum", "")
+
+    def _lacks(self) -> str:
+        try:
+            found = self._facts()
+        except (remote.Refused, remote.Lost, remote.Slow) as error:
+            return error.why
+        peer = self._peer_facts() if found.nodes is None else found
+        view = ClusterView({"peer": peer} if peer else {}, ("peer",))
+        return deploy.unhealthy(self.wanted.host, found, view)
+
+    # --- by what
+
+    def _facts(self) -> HostFacts:
+        return facts.parse(self.remote.run(facts.script(False), limit=90).output)
+
+    def _peer_facts(self) -> HostFacts | None:
+        """Return the facts of a server that answers, this host's own last of all."""
+        for name in [*(each for each in self.now.servers if each != self.name), self.name]:
+            if isinstance(self.rollout.hosts.wanted.get(name), Wanted) and name in self.now.servers:
+                found = self.rollout.hosts.ask(name)
+                if isinstance(found, HostFacts) and found.serves:
+                    return found
+        return None
+
+    def _kubectl(self, arguments: str, limit: float, but: str = "") -> remote.Done:
+        """Given kubectl's arguments, ask a server that answers, another one first."""
+        servers = [*self.now.view.answering(self.name), *([self.name] if self.name != but else [])]
+        servers = [name for name in servers if name in self.now.servers] or self.now.servers
+        last: remote.Unreachable | None = None
+        script = f"PATH=/opt/bin:/usr/local/bin:$PATH; exec k3s kubectl {arguments}"
+        for name in servers:
+            try:
+                return self.rollout.hosts[name].run(script, limit=limit)
+            except (remote.Refused, remote.Lost) as error:
+                last = error
+        raise last or Stopped(self.name, "no server answers")
+
+    def _do(self, script: str, doing: str, stdin: bytes = b"", limit: float = 120) -> remote.Done:
+        if doing:
+            self._say(doing)
+        done = self.remote.run(script, stdin, limit)
+        if done.status:
+            said = (done.complaint or done.output).strip()[-300:]
+            raise Stopped(
+                self.name, f"{doing or 'a command on it'} failed: {said}", "run the same again once that is mended"
+            )
+        return done
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file of ours on the host: whole, for root alone, on the disk before it counts."""
+        place, size = f"{STATE}/{name}", len(content)
+        script = (
+            f"set -eu; umask 077; mkdir -p {STATE}; cat >{place}.new; "
+            f'[ "$(wc -c <{place}.new)" = {size} ] || {{ echo "{name} did not arrive whole" >&2; exit 1; }}; '
+            f"sync {place}.new; mv -f {place}.new {place}; sync {STATE}"
+        )
+        done = self.remote.run(script, content, 300)
+        if done.status:
+            with suppress(remote.Unreachable):
+                self.remote.run(f"rm -f {place}.new", limit=30)
+            raise Stopped(self.name, f"{place} cannot be written: {done.complaint.strip()[-300:]}", "make room there")
+
+    def _wait(self, what: str, limit: float, lacks: Callable[[], str]) -> None:
+        """Wait until nothing is lacking; say now and then what is, raise Stopped when the time is over."""
+        began = told = time.monotonic()
+        while True:
+            why = lacks()
+            if not why:
+                return
+            now = time.monotonic()
+            if now - began > limit:
+                raise Stopped(
+                    self.name,
+                    f"waited {duration(limit)} for {what}: {why}",
+                    f"see its console and journal; doit os_rollback:{self.name} puts back what was proven last",
+                )
+            if now - told > _NEWS:
+                self._say(f"waits for {what}, {duration(now - began)} of {duration(limit)}: {why}")
+                told = now
+            time.sleep(_LOOK)
+
+    def _say(self, text: str) -> None:
+        screen.say(f"{self.name}: {text}")

@@ -1,0 +1,111 @@
+"""`status`: hosts and cluster on one screen, from reads side by side, each with a short limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from i12e import rollout
+from i12e.build import Build
+from i12e.deploy import Situation, Wanted
+from i12e.facts import Facts, HostFacts, Silent
+
+
+def run(build: Build) -> None:
+    """Tell how the hosts and the cluster are."""
+    hosts = rollout.Hosts(build, rollout.wanted_hosts(build))
+    try:
+        now = rollout.situation(hosts, list(hosts.wanted), whole=False)
+    finally:
+        hosts.close()
+    text = "".join(f"{line}\n" for line in lines(now))
+    build.tell("STATUS", _title(now), "", "told", {"hosts": as_json(now)}, text)
+
+
+def _title(now: Situation) -> str:
+    voters = now.view.voters()
+    healthy = [name for name in voters if now.view.healthy(name)]
+    up = len(now.view.answering())
+    etcd = f", etcd {len(healthy)} of {len(voters)} healthy" if voters else ""
+    return f"{up} of {len(now.servers)} servers answer{etcd}"
+
+
+def lines(now: Situation) -> Iterator[str]:
+    """Given the situation, yield the table."""
+    rows: list[tuple[str, ...]] = [("HOST", "ROLE", "CONFIG", "K3S", "NODE", "ETCD", "OS", "REMARK")]
+    rows += [_row(wanted, now.view.facts[name], now) for name, wanted in now.wanted.items()]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _row(wanted: Wanted, found: Facts, now: Situation) -> tuple[str, ...]:
+    role = wanted.host.role
+    node = now.view.nodes.get(wanted.name)
+    ready = "-" if node is None else "ready" if node.ready else "not ready"
+    if node is not None and node.cordoned:
+        ready += ", cordoned"
+    if isinstance(found, Silent):
+        return (wanted.name, role, "?", "?", ready, "?", "?", found.why)
+    config = "bare" if found.identity is None else "current" if found.digest == wanted.digest else "outdated"
+    if config == "current" and found.proven != wanted.digest:
+        config = "unproven"
+    etcd = "-" if node is None or node.voter is None else "member" if node.voter else "learner"
+    if found.etcd_healthy is False:
+        etcd += ", unhealthy"
+    return (
+        wanted.name,
+        role,
+        config,
+        f"{found.version} {found.active}".strip() or "-",
+        ready,
+        etcd,
+        f"{found.os} {found.os_version}",
+        _remark(found),
+    )
+
+
+def _remark(found: HostFacts) -> str:
+    if found.hold is not None:
+        return f"held: {found.hold}"
+    if found.staged:
+        return "a reset waits for the next boot"
+    if found.intent is not None:
+        return f"a deployment by {found.intent.get('operator')} has not ended"
+    return found.last if found.active in ("failed", "activating") else ""
+
+
+def as_json(now: Situation) -> list[Mapping[str, Any]]:
+    """Given the situation, return what a JSON document says of each host."""
+    return [_host_json(wanted, now.view.facts[name], now) for name, wanted in now.wanted.items()]
+
+
+def _host_json(wanted: Wanted, found: Facts, now: Situation) -> Mapping[str, Any]:
+    node = now.view.nodes.get(wanted.name)
+    base = {
+        "host": wanted.name,
+        "role": wanted.host.role,
+        "wanted": wanted.digest,
+        "node_ready": node.ready if node else None,
+        "cordoned": node.cordoned if node else None,
+        "etcd_voter": node.voter if node else None,
+    }
+    if isinstance(found, Silent):
+        return {**base, "reachable": False, "why": found.why}
+    return {
+        **base,
+        "reachable": True,
+        "digest": found.digest or None,
+        "proven": found.proven or None,
+        "boot_id": found.boot_id,
+        "machine_id": found.machine_id,
+        "os": found.os,
+        "os_version": found.os_version,
+        "k3s": found.version or None,
+        "k3s_state": found.active or None,
+        "etcd_healthy": found.etcd_healthy,
+        "datastore": found.datastore or None,
+        "held": found.hold,
+        "staged": found.staged or None,
+        "free_kb": found.free,
+    }
