@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import Done, Project
-from i12e import engine, kubeconfig
+from conftest import Done, Project, need
+from i12e import engine, kubeconfig, remote
 from i12e.errors import Problem, UserError
+from sshd import Sshd
 
 K3S = """\
 apiVersion: v1
@@ -200,7 +202,7 @@ def test_a_broken_file_is_refused_with_the_place(text: str, place: str) -> None:
     assert str(error.value).startswith(place)
 
 
-NAMES = st.sampled_from(["home", "work", "0123", "on", "null", "1e3", "a b", "ü", "- x", "", "#", "'", "x: y"])
+NAMES = st.sampled_from(["home", "work", "~", "0123", "on", "null", "1e3", "a b", "ü", "- x", "", "#", "'", "x: y"])
 PRINTED = st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"))
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.text(PRINTED, max_size=12), NAMES)
 VALUES = st.recursive(
@@ -501,3 +503,89 @@ def test_a_machine_of_another_cluster_gives_nothing() -> None:
     for wrong in (identity.replace('"home"', '"away"'), "", "[]", "{}"):
         with pytest.raises(UserError, match="server-1: the machine is of cluster"):
             kubeconfig.checked(f"{wrong}\n\n---\n{K3S}", host)
+
+
+# --- over the real ssh
+
+
+_CAT = """\
+#!/bin/sh
+[ $# -gt 0 ] || exec /bin/cat
+for file; do /bin/cat "{root}$file" || exit 1; done
+"""
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """A real sshd on whose host `cat` finds files below a folder of the test's."""
+    tool = tmp_path / "bin/cat"
+    tool.parent.mkdir()
+    tool.write_text(_CAT.format(root=tmp_path / "host"))
+    tool.chmod(0o755)
+    for path, text in (("i12e/host.json", json.dumps({"cluster": "example"}) + "\n"), ("rancher/k3s/k3s.yaml", K3S)):
+        (tmp_path / "host/etc" / path).parent.mkdir(parents=True)
+        (tmp_path / "host/etc" / path).write_text(text)
+    server = Sshd(tmp_path / "sshd", path=f"{tool.parent}:{os.defpath}")
+    yield server
+    server.end()
+
+
+def over_ssh(small: Project, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Done:
+    """Given an sshd, run the task with server-1 there."""
+    need(os.geteuid() == 0 or shutil.which("sudo"), "sudo")
+    monkeypatch.setattr(remote, "target", lambda host, root: sshd.target())
+
+    def tasks(config: dict[str, Any]) -> Iterator[engine.TaskDict]:
+        def action() -> None:
+            kubeconfig.run(config["build"], "", resolve=lambda name: None)
+
+        yield engine.aside("kubeconfig", action, "", "")
+
+    return small.doit("kubeconfig", tasks=tasks)
+
+
+@pytest.mark.slow
+def test_it_comes_over_ssh_and_no_key_of_it_is_told(
+    small: Project, home: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = over_ssh(small, sshd, monkeypatch)
+    assert (done.status, done.err) == (0, "")
+    assert (home / ".kube/config").read_text() == kubeconfig.rename(K3S, "example", URL)
+    assert "S0VZ" not in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "text", "told"),
+    [
+        ("rancher/k3s/k3s.yaml", None, "No such file or directory (is k3s up there? it writes the file)"),
+        ("i12e/host.json", '{"cluster": "other"}', "server-1: the machine is of cluster other, not example"),
+        ("rancher/k3s/k3s.yaml", "a: [", "server-1:/etc/rancher/k3s/k3s.yaml:1:"),
+    ],
+)
+def test_what_a_server_lacks_is_told_and_the_users_file_stays(
+    small: Project, home: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch, path: str, text: str | None, told: str
+) -> None:
+    file = sshd.folder.parent / "host/etc" / path
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    done = over_ssh(small, sshd, monkeypatch)
+    assert done.status == 1
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert not (home / ".kube").exists()
+
+
+@pytest.mark.slow
+def test_a_host_key_that_is_not_known_or_another_one_gives_nothing(
+    small: Project, home: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sshd.folder / "known_hosts").write_text("")
+    done = over_ssh(small, sshd, monkeypatch)
+    assert (done.status, "its ssh host key is not known" in done.err) == (1, True)
+    sshd.make_key("other")
+    sshd.know("other")
+    done = over_ssh(small, sshd, monkeypatch)
+    assert (done.status, "its ssh host key has changed" in done.err) == (1, True)
+    assert not (home / ".kube").exists()

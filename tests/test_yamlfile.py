@@ -234,3 +234,14 @@ def test_any_bytes_give_a_mapping_or_problems_inside_the_file(text: bytes | str)
     for problem in document.problems:
         assert problem.line is not None
         assert 1 <= problem.line <= max(len(lines), 1)
+
+
+def test_a_mapping_laid_over_another_replaces_by_name_and_keeps_every_spelling() -> None:
+    text = "a: 0123\nlist:\n- {n: x, v: yes}\n- n: y\n  v: 1\nempty: ~\nspace: \u00a0\n"
+    over = "list: [{n: y, v: 2}, {n: z}]\nempty: [1]\na: other\nnew: {k: v}\n"
+    assert yamlfile.overlaid(text, over, "n") == (
+        "a: 0123\nlist:\n  - n: x\n    v: yes\n  - n: y\n    v: 2\n  - n: z\n"
+        "empty:\n  - 1\nspace: \u00a0\nnew:\n  k: v\n"
+    )
+    assert yamlfile.overlaid("a: 'null'\n", "a: b\n", "n") == 'a: "null"\n'
+    assert yamlfile.overlaid("", "a: b\n", "n") == "a: b\n"

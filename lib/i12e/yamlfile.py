@@ -245,7 +245,8 @@ def _scalar_at(node: Any, key: str) -> str | None:
 
 
 def _is_empty(node: Any) -> bool:
-    return node.value in _NOTHING if isinstance(node, yaml.ScalarNode) else not node.value
+    nothing = not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "str"
+    return not node.value or (nothing and node.value in _NOTHING)
 
 
 def _parted(node: Any, twin: Any, hidden: Callable[[str], bool]) -> tuple[Any, Any]:
@@ -291,7 +292,10 @@ def _written(node: Any, indent: str) -> str:
         head, value = (f"{_scalar_text(item[0])}:", item[1]) if isinstance(item, tuple) else ("-", item)
         nested = not isinstance(value, yaml.ScalarNode) and value.value
         text = _written(value, indent + "  ")
-        lines.append(f"{indent}{head}\n{text}" if nested else f"{indent}{head} {text}".rstrip() + "\n")
+        if nested and head == "-":
+            lines.append(f"{indent}- {text[len(indent) + 2 :]}")
+        else:
+            lines.append(f"{indent}{head}\n{text}" if nested else f"{indent}{head} {text}".rstrip(" ") + "\n")
     return "".join(lines)
 
 
