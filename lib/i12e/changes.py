@@ -226,13 +226,15 @@ class _Telling:
         if _same(old, new):
             return
         notes = [*_mode(old, new, 0o644), *_owner(old, new)]
-        settings = list(self._settings(path, old, new, masked))
-        content = Told() if settings else self._content(old, new, masked)
+        settings = self._settings(path, old, new, masked)
+        if settings is None:
+            content = self._content(old, new, masked)
+        else:
+            content = Told() if settings else Told(["comments or layout"])
         notes += [*content.notes, *self._others(old, new, ("path", "mode", "user", "group", "contents", "append"))]
-        if settings:
-            yield from settings
-            if not notes:
-                return
+        yield from settings or ()
+        if settings and not notes:
+            return
         yield Change("file", path, _what(old, new), tuple(content.lines), content.secret, tuple(notes))
 
     def _content(self, old: Item | None, new: Item | None, masked: Item) -> Told:
@@ -267,21 +269,19 @@ class _Telling:
             told.lines.insert(0, f"  {label.strip()}")
         return told + rest
 
-    def _settings(self, path: str, old: Item | None, new: Item | None, masked: Item) -> Iterator[Change]:
+    def _settings(self, path: str, old: Item | None, new: Item | None, masked: Item) -> list[Change] | None:
+        """Return what changes of the settings that a file holds; None where it holds none, or it is not its content."""
         if old is None or new is None or path not in (K3S_CONFIG, K3S_CONF) or old.get("append") or new.get("append"):
-            return
+            return None
         contents = [_bytes(item.get("contents", _ABSENT)) for item in (old, new, masked)]
-        if contents[0] is None or contents[1] is None or contents[0] == contents[1]:
-            return
         read = _yaml if path == K3S_CONFIG else _shell
         before, after, shown = (read(content) for content in contents)
-        if before is None or after is None:
-            return
+        if before is None or after is None or contents[0] == contents[1]:
+            return None
         owner = "k3s" if path == K3S_CONFIG else "host"
-        for key in (*after, *(key for key in before if key not in after)):
-            was, is_, mask = (values.get(key, _ABSENT) for values in (before, after, shown or {}))
-            if not _equal(was, is_):
-                yield _setting(owner, key, was, is_, mask)
+        keys = (*after, *(key for key in before if key not in after))
+        all_ = ((key, *(values.get(key, _ABSENT) for values in (before, after, shown or {}))) for key in keys)
+        return [_setting(owner, key, was, is_, mask) for key, was, is_, mask in all_ if not _equal(was, is_)]
 
     def _directory(self, path: str, old: Item | None, new: Item | None, masked: Item) -> Iterator[Change]:
         if not _same(old, new):
@@ -675,6 +675,7 @@ def _equal(one: Any, other: Any) -> bool:
 def _setting(owner: str, key: str, was: Any, is_: Any, masked: Any) -> Change:
     """Given a setting before, after, and after with masks (_ABSENT where it is not), tell its change."""
     name = f"{owner} {key}"
+    masked = MASK if masked is _ABSENT else masked
     flag = key.rstrip("+")
     covered = is_ is not _ABSENT and not _equal(is_, masked)
     closed = flag in _SECRET_FLAGS or (flag not in _OPEN_FLAGS and masks.secret_name(flag))
