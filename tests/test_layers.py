@@ -36,7 +36,7 @@ LAYERS = (
     ("build", "pin"),
     ("unreachable", "remote"),
     ("facts", "deploy"),
-    ("rollout", "plans", "status"),
+    ("rollout", "plans", "status", "trust"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig"),
     ("engine",),
     (DODO, "__main__"),

@@ -49,6 +49,8 @@ class HostPlan:
     deletes: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     """Local volumes with their sizes, all of which are kept."""
+    datastore: str = ""
+    """What datastore it has, which is kept: etcd, sqlite or none."""
     downtime: bool = False
     """Whether the API is away meanwhile."""
 
@@ -155,6 +157,7 @@ def plan(name: str, now: Situation) -> HostPlan:
         keeps=tuple(keep_paths(host)),
         deletes=_deleted(host),
         volumes=found.volumes,
+        datastore=found.datastore,
         downtime=host.role == "server" and bool(found.datastore) and not others,
     )
 

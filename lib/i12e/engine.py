@@ -308,6 +308,9 @@ def deploy_tasks(config: TaskDict) -> Iterator[TaskDict]:
     rollback = later("rollout.rollback", build)
     doc = "put back the config that was last proven on a host"
     params = (*_GATES, *_PATIENCE)
+    yes = (option("yes", "do not ask", bool, False),)
+    trust = "pin the machine that answers as a host, after you have looked"
+    yield from _of_one("host_trust", build, later("trust.run", build), trust, yes, waits=True, silent=True)
     yield from _of_one("os_rollback", build, rollback, doc, params, waits=True, silent=True)
 
 

@@ -46,6 +46,8 @@ def lines(build: Build, plans: Sequence[HostPlan], now: Situation) -> Iterator[s
         if plan.drains:
             yield "    its pods are moved to other hosts first"
         yield f"    keeps    {', '.join(plan.keeps)}, the machine id"
+        if plan.datastore:
+            yield f"    keeps    the {plan.datastore} datastore in /var/lib/rancher/k3s/server/db"
         for volume in plan.volumes:
             yield f"    keeps    volume {volume}"
         for gone in plan.deletes:
@@ -91,5 +93,6 @@ def as_json(plan: HostPlan) -> Mapping[str, Any]:
         "api_away": plan.downtime,
         "keeps": list(plan.keeps),
         "deletes": list(plan.deletes),
+        "datastore": plan.datastore or None,
         "volumes": list(plan.volumes),
     }

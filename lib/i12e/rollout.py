@@ -397,6 +397,7 @@ class Rollout:
         began = time.monotonic()
         _Step(self, name, now, plan).run()
         done = {PROVE: "proven", INSTALL: "installed and proven"}.get(plan.action, "reset and proven")
+        screen.say(f"{name}: is {done}")
         self.build.tell("DEPLOY", name, f"{done} in {time.monotonic() - began:.0f} s", facts={"action": plan.action})
 
 
