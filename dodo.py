@@ -89,9 +89,8 @@ def task_kubeconfig() -> engine.TaskDict:
     server = engine.option(
         "server", "where kubectl reaches the API: an address, a name or a URL [default: VIP or name]"
     )
-    return engine.aside(
-        "kubeconfig", engine.later("kubeconfig.run", BUILD), "put the cluster's kubeconfig into yours", "", [server]
-    )
+    put = engine.later("kubeconfig.run", BUILD)
+    return engine.silent(engine.aside("kubeconfig", put, "put the cluster's kubeconfig into yours", "", [server]))
 
 
 def task_schema() -> engine.TaskDict:

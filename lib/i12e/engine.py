@@ -221,6 +221,11 @@ def aside(name: str, action: Callable[..., Any], doc: str, what: str, params: Se
     return task(name, action, doc=doc, params=list(params), meta=meta)
 
 
+def silent(made: TaskDict) -> TaskDict:
+    """Given a task, return it without a line of its own: its steps tell all there is."""
+    return {**made, "meta": {**made["meta"], "silent": True}}
+
+
 def asking(name: str, action: Callable[..., Any], doc: str, params: Sequence[TaskDict] = ()) -> TaskDict:
     """Given a name, an action that may wait for a person or an editor, its doc and options, return its task.
 
@@ -302,6 +307,8 @@ def deploy_tasks(config: TaskDict) -> Iterator[TaskDict]:
     build: Build = config["build"]
     doc = "tell what os_deploy would do; exit status 2 if that is anything"
     yield from each("plan", build.hosts, later("rollout.plan", build), doc, reads=True, silent=True)
+    doc = "tell what on the hosts is not as their configs say; exit status 2 if anything is"
+    yield from each("drift", build.hosts, later("status.find_drift", build), doc, reads=True, silent=True)
     many = (*_GATES, option("parallel", "so many agents at once", int, 1), *_PATIENCE)
     doc = "bring hosts to their configs, one server at a time, and prove each"
     yield from each("os_deploy", build.hosts, later("rollout.run", build), doc, many, waits=True, silent=True)

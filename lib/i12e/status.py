@@ -1,13 +1,16 @@
-"""`status`: hosts and cluster on one screen, from reads side by side, each with a short limit."""
+"""`status` and `drift`: how hosts and cluster are, from reads side by side, each with a short limit."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from i12e import rollout
+from i12e import drift, remote, rollout, screen
 from i12e.build import Build
 from i12e.deploy import Situation, Wanted
+from i12e.errors import Changes, Problem, UserError
 from i12e.facts import Facts, HostFacts, Silent
 
 
@@ -20,6 +23,45 @@ def run(build: Build) -> None:
         hosts.close()
     text = "".join(f"{line}\n" for line in lines(now))
     build.tell("STATUS", _title(now), "", "told", {"hosts": as_json(now)}, text)
+
+
+def find_drift(build: Build, host: str | None) -> None:
+    """Given a host (None: all), tell what on it is not as the config that it runs; raise Changes if anything is."""
+    wanted = rollout.wanted_hosts(build)
+    hosts = rollout.Hosts(build, wanted)
+    targets = [host] if host else list(wanted)
+    try:
+        found = hosts.ask_all(targets, targets)
+        with ThreadPoolExecutor(8) as pool:
+            drifts = list(pool.map(lambda name: _drift(build, hosts, name, found[name]), targets))
+    finally:
+        hosts.close()
+    problems = [made for made in drifts if isinstance(made, Problem)]
+    for name, made in zip(targets, drifts, strict=True):
+        if not isinstance(made, Problem):
+            told = [f"{name}: {'as its config says' if not made else screen.count(len(made), 'difference')}"]
+            text = "".join(f"{line}\n" for line in [*told, *(f"    {line}" for line in drift.text(made))])
+            build.tell("DRIFT", name, "", "told", {"drift": drift.as_json(made)}, text)
+    if problems:
+        raise UserError(problems)
+    if any(not each.unknown for made in drifts if not isinstance(made, Problem) for each in made):
+        raise Changes
+
+
+def _drift(build: Build, hosts: rollout.Hosts, name: str, found: Facts) -> list[drift.Difference] | Problem:
+    if isinstance(found, Silent):
+        return Problem("", None, None, f"{name}: it cannot be reached: {found.why}", found.remedy)
+    if found.identity is None:
+        return Problem("", None, None, f"{name}: it is bare: there is nothing to compare", f"doit os_deploy:{name}")
+    config = json.loads(found.config or hosts.wanted[name].config)
+    try:
+        done = hosts[name].run(drift.script(config), limit=120)
+    except remote.Unreachable as error:
+        return error.problem()
+    try:
+        return drift.compare(config, done.output, build.redact)
+    except UserError as error:
+        return error.problems[0]
 
 
 def _title(now: Situation) -> str:
