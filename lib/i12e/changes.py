@@ -46,6 +46,8 @@ _LISTS = (
     *(("systemd", "units"), ("passwd", "users"), ("passwd", "groups")),
 )
 
+_HIDDEN = "(secret)"
+
 Config = Mapping[str, Any]
 Item = dict[str, Any]
 
@@ -112,7 +114,8 @@ def _state(change: Change) -> str:
     notes = masks.printable(", ".join(change.notes))
     if change.kind == "setting":
         sign = {"added": "+ ", "removed": "- ", "changed": ""}[change.what]
-        return f"{sign}{notes}" if notes else change.what
+        if notes:
+            return f"{sign}{notes}"
     state = f"{change.what} (secret)" if change.secret and change.what == "changed" else change.what
     return f"{state}{', ' if change.what == 'added' else ': '}{notes}" if notes else state
 
@@ -235,7 +238,8 @@ class _Telling:
         yield from settings or ()
         if settings and not notes:
             return
-        yield Change("file", path, _what(old, new), tuple(content.lines), content.secret, tuple(notes))
+        secret = content.secret or any(_HIDDEN in note for note in notes)
+        yield Change("file", path, _what(old, new), tuple(content.lines), secret, tuple(notes))
 
     def _content(self, old: Item | None, new: Item | None, masked: Item) -> Told:
         found = Told()
@@ -393,7 +397,7 @@ class _Telling:
         for field, word in (("shouldExist", ""), ("shouldNotExist", "never ")):
             was, is_ = (_item(item).get(field, _ABSENT) for item in (old, new))
             if not _same(was, is_) and _texts(was) and _texts(is_):
-                moved = [f"{sign} {word}{_argument(sign, item)}" for sign, item in _moved(was or (), is_ or ())]
+                moved = [f"{sign} {word}{masks.unknown(item)}" for sign, item in _moved(was or (), is_ or ())]
                 lines += moved
                 notes += [] if moved else [f"{field}: order or number"]
             elif not _same(was, is_):
@@ -401,7 +405,8 @@ class _Telling:
         known = ("shouldExist", "shouldNotExist")
         notes += self._others(_item(old), _item(new), known)
         if lines or notes or (old is not _ABSENT and new is not _ABSENT):
-            yield Change("kernel", "arguments", "changed", tuple(lines), notes=tuple(notes))
+            secret = any(MASK in line for line in lines)
+            yield Change("kernel", "arguments", "changed", tuple(lines), secret, tuple(notes))
 
     def _rest(self, before: Config, after: Config) -> Iterator[Change]:
         for section in sorted({*before, *after} - {"kernelArguments"}):
@@ -565,11 +570,8 @@ def ssh_key(line: str) -> str:
     except binascii.Error:
         blob = line.encode("utf-8", "surrogatepass")
     print_ = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-    return f"{(found and found[2]) or '(no comment)'} (SHA256:{print_[:12]}…)"
-
-
-def _argument(sign: str, item: str) -> str:
-    return masks.unknown(item)
+    options = ", with options" if found and found.start() else ""
+    return f"{(found and found[2]) or '(no comment)'} (SHA256:{print_[:12]}…{options})"
 
 
 # --- contents
@@ -604,7 +606,7 @@ def _fetched(was: Any, is_: Any) -> Iterator[str]:
         if sources[0] != sources[1]:
             yield f"source {sources[1]}" if was is _ABSENT else f"source {sources[0]} -> {sources[1]}"
         elif old.get("source") != new.get("source"):
-            yield "source changed (secret)"
+            yield f"source changed {_HIDDEN}"
     for key in sorted({*old, *new} - {"source"}):
         before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
         if key == "compression" and _is_data(old if was is not _ABSENT else new) and _is_data(new):
@@ -615,7 +617,7 @@ def _fetched(was: Any, is_: Any) -> Iterator[str]:
             hashes = [_hash(value) for value in (before, after)]
             yield f"hash {hashes[1]}" if was is _ABSENT else f"hash {hashes[0]} -> {hashes[1]}"
         elif key == "httpHeaders":
-            yield "http headers (secret)"
+            yield f"http headers {_HIDDEN}"
         else:
             yield f"{key} {_leaf((key,), before)} -> {_leaf((key,), after)}"
 
