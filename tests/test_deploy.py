@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i12e import deploy, facts
-from i12e.deploy import INSTALL, NOTHING, PROVE, REBOOT, REFUSE, RESET, Situation, Wanted
+from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REBOOT, REFUSE, RESET, Situation, Wanted
 from i12e.facts import ClusterView, Facts, HostFacts, Node, Silent
 from i12e.model import Host, load_fleet
 
@@ -127,6 +127,16 @@ def test_a_host_that_is_not_the_one_meant_or_cannot_be_reset_is_refused(
     plan = deploy.plan(name, cluster(None, **changed))
     assert plan.action == REFUSE
     assert said in plan.why
+
+
+def test_a_server_that_was_installed_with_its_config_gets_the_permit_and_no_reset() -> None:
+    identity = {"cluster": "c", "host": "server-1", "digest": "digest of server-1"}
+    waiting = replace(BARE, identity=identity, unit="k3s", active="activating")
+    plan = deploy.plan("server-1", bare(server_1=waiting))
+    assert (plan.action, plan.founds, plan.resets, plan.is_gated) == (FOUND, True, False, True)
+    nodes = {name: node(name) for name in NAMES} | {"server-1": node("server-1", ready=False)}
+    plan = deploy.plan("server-1", cluster(nodes, server_1=waiting))
+    assert (plan.action, plan.founds, plan.forgets, plan.is_gated) == (PROVE, False, True, True)
 
 
 def test_another_machine_than_the_pinned_one_is_refused() -> None:

@@ -13,7 +13,9 @@ from typing import Any
 from i12e.facts import STATE, ClusterView, Facts, HostFacts, Silent, quorum
 from i12e.model import Host
 
-NOTHING, PROVE, REBOOT, RESET, INSTALL, REFUSE = "nothing", "prove", "reboot", "reset", "install", "refuse"
+NOTHING, PROVE, FOUND, REBOOT, RESET, INSTALL, REFUSE = (
+    *("nothing", "prove", "found", "reboot", "reset", "install", "refuse"),
+)
 _CONTAINERD = "/var/lib/rancher/k3s/agent/containerd"
 _ROOM = 200 * 1024  # KB that a host has to have free
 
@@ -55,9 +57,14 @@ class HostPlan:
     """Whether the API is away meanwhile."""
 
     @property
-    def changes_host(self) -> bool:
-        """Whether anything is done."""
+    def resets(self) -> bool:
+        """Whether the host is reset, or reboots for a reset that is staged."""
         return self.action in (REBOOT, RESET, INSTALL)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether it needs a person's word."""
+        return self.resets or self.founds or self.forgets
 
     @property
     def pending(self) -> bool:
@@ -131,9 +138,7 @@ def plan(name: str, now: Situation) -> HostPlan:
     if isinstance(found, Silent):  # told above; this is for the types
         return HostPlan(name, REFUSE, found.why)
     action, why = _action(wanted, found)
-    if action in (NOTHING, PROVE):
-        return HostPlan(name, action, why, volumes=found.volumes)
-    founds, why_not = _founds(wanted, found, now)
+    founds, why_not = (False, "") if action == NOTHING or _runs(found) else _founds(wanted, now)
     if why_not:
         return HostPlan(name, REFUSE, why_not, _NO_CLUSTER)
     node = now.view.nodes.get(name)
@@ -141,6 +146,10 @@ def plan(name: str, now: Situation) -> HostPlan:
     if forgets and node is not None and node.ready:
         why = f"the cluster has a node {name} that is ready, and this machine is another one: two hosts have one name"
         return HostPlan(name, REFUSE, why, "switch the other one off, or rename one of them")
+    if action in (NOTHING, PROVE):
+        if founds:
+            action, why = FOUND, "it runs its config, and waits for the permit to found the cluster"
+        return HostPlan(name, action, why, founds=founds, forgets=forgets, volumes=found.volumes)
     if action != INSTALL or found.datastore:
         lost = _quorum(name, now)
         if lost and not now.force:
@@ -232,14 +241,15 @@ def _cannot_be_reset(wanted: Wanted, found: HostFacts) -> tuple[str, str] | None
 _TOO_OLD = "it has no flatcar-reset, which Flatcar has since 3602 (2023)"
 
 
-def _founds(wanted: Wanted, found: HostFacts, now: Situation) -> tuple[bool, str]:
+def _runs(found: HostFacts) -> bool:
+    """Tell whether it is of a cluster that lives, or has data to start from."""
+    return found.active == "active" or bool(found.datastore)
+
+
+def _founds(wanted: Wanted, now: Situation) -> tuple[bool, str]:
     """Return whether it founds a cluster; or why it cannot be deployed, which would leave it waiting for ever."""
     who, why_not = founder(now)
-    if who == wanted.name:
-        return True, ""
-    if who is None and why_not:
-        return False, why_not
-    return False, ""
+    return who == wanted.name, why_not if who is None else ""
 
 
 def _quorum(name: str, now: Situation) -> str:

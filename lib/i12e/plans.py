@@ -8,12 +8,13 @@ from typing import Any
 
 from i12e import deploy
 from i12e.build import Build
-from i12e.deploy import NOTHING, REFUSE, HostPlan, Situation
+from i12e.deploy import NOTHING, HostPlan, Situation
 from i12e.facts import HostFacts
 
 _WORDS = {
     deploy.NOTHING: "nothing to do",
     deploy.PROVE: "prove",
+    deploy.FOUND: "found the cluster",
     deploy.REBOOT: "reboot",
     deploy.RESET: "reset and reboot",
     deploy.INSTALL: "first install",
@@ -35,12 +36,12 @@ def lines(build: Build, plans: Sequence[HostPlan], now: Situation) -> Iterator[s
     """Given plans, yield the lines that tell a person what they do to each host."""
     for plan in plans:
         yield f"{plan.name}: {_WORDS[plan.action]}: {plan.why}" + (f" ({plan.remedy})" if plan.remedy else "")
-        if plan.action == REFUSE or not plan.changes_host:
-            continue
         if plan.founds:
             yield f"    founds a NEW, EMPTY cluster {now.wanted[plan.name].host.cluster}: no server of it has data"
         if plan.forgets:
             yield "    the cluster's node of this name is deleted first: its machine is no more"
+        if not plan.resets:
+            continue
         if plan.downtime:
             yield "    the API is away meanwhile: no other server answers"
         if plan.drains:
@@ -59,7 +60,7 @@ def _differences(build: Build, plan: HostPlan, now: Situation) -> list[Any]:
     from i12e import changes
 
     found = now.view.facts[plan.name]
-    if not plan.changes_host or not isinstance(found, HostFacts) or found.config is None or not found.identity:
+    if not plan.resets or not isinstance(found, HostFacts) or found.config is None or not found.identity:
         return []
     try:
         old = json.loads(found.config)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from i12e import deploy, facts, machines, plans, remote, screen
 from i12e.build import Build
-from i12e.deploy import INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
+from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
 from i12e.facts import STATE, ClusterView, Facts, HostFacts, Silent
 from i12e.lock import duration, seconds
@@ -34,6 +34,8 @@ _MANY = 16  # hosts that are asked at once
 _ANSWER = 60.0  # seconds for which a host that is to be deployed may be silent: it may be booting
 _TAKE_OVER = 30.0  # seconds in which an operator whose host has rebooted takes its lock again
 _FRESH = 900  # seconds after which nobody is expected to come back to what was begun
+
+_DONE = {PROVE: "proven", FOUND: "founded the cluster, proven", INSTALL: "installed and proven"}
 
 # Keeps the host's lock for as long as we live: a line comes every few seconds.
 _LOCK = r"""
@@ -281,7 +283,7 @@ class Rollout:
             raise UserError(problems)
 
     def _confirm(self, todo: Sequence[HostPlan], now: Situation) -> None:
-        destructive = [plan for plan in todo if plan.changes_host]
+        destructive = [plan for plan in todo if plan.is_gated]
         if not destructive:
             return
         if self.given.force:
@@ -292,7 +294,7 @@ class Rollout:
         what = "host" if len(destructive) == 1 else "cluster"
         with self.build.request.pause(), screen.terminal() as terminal:
             if terminal is None:
-                said = f"{', '.join(plan.name for plan in destructive)} would be reset, and nobody can be asked here"
+                said = f"{', '.join(plan.name for plan in destructive)} would be changed, and nobody can be asked here"
                 raise UserError(Problem("", None, None, said, "look at doit plan, then give --yes"))
             for line in plans.lines(self.build, todo, now):
                 terminal.say(line)
@@ -396,7 +398,7 @@ class Rollout:
             return
         began = time.monotonic()
         _Step(self, name, now, plan).run()
-        done = {PROVE: "proven", INSTALL: "installed and proven"}.get(plan.action, "reset and proven")
+        done = _DONE.get(plan.action, "reset and proven")
         screen.say(f"{name}: is {done}")
         self.build.tell("DEPLOY", name, f"{done} in {time.monotonic() - began:.0f} s", facts={"action": plan.action})
 
@@ -418,11 +420,13 @@ class _Step:
     def run(self) -> None:
         """Do it; raise Stopped."""
         try:
-            if self.plan.changes_host:
+            if self.plan.resets:
                 if self.plan.action != deploy.REBOOT:
                     self._prepare()
                 self._reset()
-            elif self.found.staged:
+            elif self.plan.founds or self.plan.forgets:
+                self._admit()
+            if not self.plan.resets and self.found.staged:
                 self._do(f"flatcar-reset --stop && rm -f {STATE}/next.sum", "takes back the reset that was staged")
             self._prove()
         except remote.Unreachable as error:
@@ -433,18 +437,23 @@ class _Step:
         said = self._do(deploy.check_sources(json.loads(self.wanted.config)), "", limit=900).output.strip()
         if said:
             raise Stopped(self.name, f"its config fetches what is not to be had: {said}", "nothing was changed")
-        self._write("deploy.json", self._intent().encode())
-        if self.plan.forgets:
-            self._forget_node()
+        self._admit()
         if self.plan.drains:
             self._drain()
         self._write("next.ign", self.wanted.config)
         host, digest = self.wanted.host, self.wanted.digest
         self._write("next.sh", deploy.reset_script(host, digest).encode())
+
+    def _admit(self) -> None:
+        """Make way for it into the cluster, or give it the permit to found one."""
+        self._write("deploy.json", self._intent().encode())
+        if self.plan.forgets:
+            self._forget_node()
         if self.plan.founds:
             servers = [self.now.wanted[name].host for name in self.now.servers]
             self._say("gets the permit to found the cluster")
-            self._write("permit", deploy.permit(host, self.found, servers, str(uuid.uuid4())).encode())
+            text = deploy.permit(self.wanted.host, self.found, servers, str(uuid.uuid4()))
+            self._write("permit", text.encode())
 
     def _intent(self) -> str:
         node = self.now.view.nodes.get(self.name)
