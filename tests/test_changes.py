@@ -560,6 +560,57 @@ def test_no_secret_is_shown_where_the_masks_do_not_fit() -> None:
     assert "hunter" not in everything(between(OLD, NEW, config(), str))
 
 
+FORMS = (
+    "{}: x",
+    "{} x",
+    '{}"x',
+    "{}'x",
+    "{}/x+==",
+    "{}@x",
+    "{}#x",
+    "{}=x",
+    "{0}?x&{0}",
+    "{0},x,{0}",
+    "'{} x'",
+    '"{} x"',
+    "- {}",
+)
+TWO_LINES = ("{0}\n{0}", "{0}:\n  {0}", "{0} \\\n{0}", "|\n  {0}")
+
+
+@pytest.mark.parametrize("form", FORMS + TWO_LINES)
+def test_no_secret_is_shown_however_it_is_written(form: str) -> None:
+    def planted_in(age: str) -> dict[str, Any]:
+        found = planted(lambda place: form.format(f"{value_of(age)(place)}"))
+        if form in TWO_LINES:  # which nobody can tell in the midst of an open text
+            files = found["storage"]["files"]
+            found["storage"]["files"] = [
+                file for file in files if not file["path"].startswith(("/etc/p.", changes.K3S_CONF))
+            ]
+            del found["systemd"]
+        return found
+
+    old, new = planted_in("Old"), planted_in("New")
+    for one, other, masked in ((old, new, MASKED), (config(), new, MASKED), (old, config(), config()), (new, old, {})):
+        assert "hunter" not in everything(between(one, other, masked, str))
+
+
+def test_what_is_no_secret_of_an_old_text_is_shown() -> None:
+    text = """\
+# see https://docs.k3s.io/advanced
+[Unit]
+RequiresMountsFor=/var/lib/i12e /var/lib/rancher/k3s
+ConditionPathExists=!/var/lib/i12e/hold
+DefaultTimeoutStopSec=30s
+case $newline$list in
+sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+https://github.com/k3s-io/k3s/releases/download/v1.35.4%2Bk3s1/k3s
+net.ipv4.conf.all.forwarding = 1
+"""
+    lines = of(config(file("/a", text)), config(file("/a", "x\n"))).lines
+    assert lines == (*(f"- {line}" for line in text.splitlines()), "+ x")
+
+
 def test_secrets_of_ours_in_an_open_text_are_masked_by_redact() -> None:
     old, new = config(file("/a", "x abcd\n")), config(file("/a", "y abcd\n"))
     found = between(old, new, new, lambda text: text.replace("abcd", "***"))

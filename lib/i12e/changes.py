@@ -489,6 +489,8 @@ def _leaf(path: Sequence[str | int], value: Any) -> str:
     if isinstance(value, str):
         if value.startswith("data:"):
             return "content"
+        if key in ("source", "url"):
+            return masks.url(value)
         return masks.unknown(value) if key in _OPEN_KEYS else MASK
     return json.dumps(value) if not isinstance(value, list | dict) or not value else MASK
 
@@ -626,7 +628,7 @@ def _source(resource: Any) -> str:
     source = _item(resource).get("source")
     if not isinstance(source, str):
         return "none"
-    return "in the config" if source.startswith("data:") else masks.unknown(source)
+    return "in the config" if source.startswith("data:") else masks.url(source)
 
 
 def _hash(verification: Any) -> str:

@@ -12,27 +12,38 @@ from collections.abc import Callable, Collection, Sequence
 
 from i12e.secrets import MASK
 
-_NAMES = "token|secret|passw|passphrase|pwd|api-?_?key|credential|auth(?!or)|bearer|psk|cookie|webhook|signature"
+_NAMES = "token|secret|passw|passphrase|pwd|api-?_?key|credential|auth(?!or(?!i))|bearer|psk|cookie|webhook|signature"
 _SECRET = re.compile(rf"(?i)(?:{_NAMES})|(?:^|[._-])keys?$|(?<=[a-z])Key$|private|(?:^|[._-])pass$")
 # A key and what follows it: `key: value`, `"key": value`, `KEY=value`, `- key: value`, `export KEY=value`.
 _PAIR = re.compile(
     r"""(?P<head>\s*(?:-\s+)*(?:export\s+)?(?P<quote>["']?)(?P<key>[\w./-]+)(?P=quote)\s*[:=])(?P<rest>.*)\Z"""
 )
-_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s,;"']+)"""
-_FLAG = re.compile(rf"(?i)(--?[\w-]*(?:{_NAMES}|key)[\w-]*)(?:=|\s+){_VALUE}")
-_INNER = re.compile(rf"(?i)(\b[\w.-]*(?:{_NAMES}|[_-]key)[\w.-]*[\"']?\s*[:=]\s*){_VALUE}")
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"']+)"""
+# In a text whose secrets nobody knows nobody knows either where one ends: all that follows is masked.
+_FLAG = rf"(?i)(--?[\w-]*(?:{_NAMES}|key)[\w-]*)(?:=|\s+)"
+_INNER = rf"(?i)(\b[\w.-]*(?:{_NAMES}|[_-]key)[\w.-]*[\"']?\s*[:=]\s*)"
+_KNOWN = [(re.compile(_FLAG + _VALUE), rf"\1={MASK}"), (re.compile(_INNER + _VALUE), rf"\1{MASK}")]
+_UNKNOWN = [(re.compile(_FLAG + r"\S.*"), rf"\1={MASK}"), (re.compile(_INNER + r"\S.*"), rf"\1{MASK}")]
 _ENVIRONMENT = re.compile(r"(\s*(?:Environment|SetCredential(?:Encrypted)?)\s*=)(.*)\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _URL = re.compile(r"""\b[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]+""")
+_URL_REST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s?#]*[?#].*")
+_USER = re.compile(r"://.*@")
 # What is a secret by its form: crypt hashes, k3s's tokens, age's and other keys, JSON web tokens.
 _FORMS = re.compile(
-    r"\$(?:[0-9a-z]{1,8})\$\S+|K10[0-9a-f]{10,}\S*|AGE-SECRET-KEY-\S+|\beyJ[\w-]{8,}[\w.-]*"
+    r"\$(?:[0-9][a-z]?|g?y|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$\S+|K10[0-9a-f]{10,}\S*|AGE-SECRET-KEY-\S+|\beyJ[\w-]{8,}[\w.-]*"
     r"|\b(?:gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk-|AKIA)[\w-]{8,}"
     r"|(?i:\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}"
 )
-_WORD = re.compile(r"[A-Za-z0-9+/_=-]{20,}")
+_WORD = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _HEX = re.compile(r"[0-9a-fA-F-]{32,}\Z")
 _PUBLIC_HASH = re.compile(r"sha(?:256|512)[-:=]\Z")
+_USUAL = frozenset(
+    (
+        *("apiVersion", "kind", "metadata", "name", "namespace", "labels", "annotations", "spec", "data", "stringData"),
+        *("type", "image", "host", "port", "server", "servers", "url", "endpoint", "user", "username", "values"),
+    )
+)
 _PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z_./-]{0,39}\Z")
 
 
@@ -42,30 +53,21 @@ def secret_name(key: str) -> bool:
 
 
 def url(text: str) -> str:
-    """Given a text, return it with all URLs in it without user, password, values of the query, and fragment."""
-    return _URL.sub(lambda found: _url(found[0]), text)
-
-
-def _url(text: str) -> str:
-    head, hash_, _ = text.partition("#")
-    place, mark, query = head.partition("?")
-    scheme, _, rest = place.partition("://")
-    if "@" in rest:
+    """Given a URL, return it without user, password, query and fragment."""
+    scheme, _, rest = text.partition("://")
+    if "@" in rest:  # also one where none may be: a password that nobody escaped
         rest = f"{MASK}@{rest.rpartition('@')[2]}"
-    masked = "&".join(_query(part) for part in query.split("&")) if query else ""
-    return f"{scheme}://{rest}{mark}{masked}{hash_ and '#' + MASK}"
-
-
-def _query(part: str) -> str:
-    key, is_, _ = part.partition("=")
-    return f"{key}={MASK}" if is_ and _PLAIN_KEY.match(key) else MASK
+    head, hash_, _ = rest.partition("#")
+    rest, mark, _ = head.partition("?")
+    return f"{scheme}://{rest}{mark and '?' + MASK}{hash_ and '#' + MASK}"
 
 
 def known(text: str) -> str:
     """Given a line of a text in which our secrets are masked already, return it without what looks like another one."""
+    text = _URL.sub(lambda found: url(found[0]), text)
     if "<secret " in text or MASK in text:
-        return url(text)
-    return _without_forms(_without_pairs(url(text)))
+        return text
+    return _without_forms(_without_pairs(text, _KNOWN))
 
 
 def unknown(text: str) -> str:
@@ -73,7 +75,10 @@ def unknown(text: str) -> str:
     variables = _ENVIRONMENT.match(text)
     if variables:
         return variables[1] + _variables(variables[2])
-    return _WORD.sub(_random, _without_forms(_without_pairs(url(text))))
+    if "\n" in text:
+        return MASK
+    text = _URL_REST.sub(lambda found: url(found[0]), _USER.sub(rf"://{MASK}@", text))
+    return _WORD.sub(_random, _without_forms(_without_pairs(text, _UNKNOWN)))
 
 
 def _variables(text: str) -> str:
@@ -127,17 +132,16 @@ def _opens_block(line: str) -> bool:
 def private(text: str, words: Collection[str]) -> str:
     """Given a line of a text that not everybody may read, return its key alone.
 
-    `words` are those that are shown anyway; a key that is none of them is shown where it is surely no value.
+    A key is shown that is one of `words`, those that are shown anyway, or whose name is that of a secret: of any
+    other word nobody can tell whether it is a key or the beginning of a secret.
     """
     pair = _PAIR.match(text)
     if not pair:
         return MASK if text.strip() else ""
-    rest = pair["rest"].strip()
-    # `=` and nothing behind it is how base64 ends
-    sure = _PLAIN_KEY.match(pair["key"]) and rest.strip("=") and not pair["key"].startswith("/")
-    if pair["key"] not in words and not (sure and (pair["rest"][:1] in " \t" or pair["head"].endswith("="))):
+    key, rest = pair["key"], pair["rest"].strip()
+    if key not in words and key not in _USUAL and not (_PLAIN_KEY.match(key) and secret_name(key) and rest.strip("=")):
         return MASK
-    return f"{pair['head']} {MASK}" if pair["head"].endswith(":") and rest else pair["head"] + (MASK if rest else "")
+    return pair["head"] + (f" {MASK}" if pair["head"].endswith(":") else MASK) if rest else pair["head"]
 
 
 def key(text: str) -> str:
@@ -155,11 +159,13 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode() if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
-def _without_pairs(text: str) -> str:
+def _without_pairs(text: str, patterns: Sequence[tuple[re.Pattern[str], str]]) -> str:
     pair = _PAIR.match(text)
     if pair and pair["rest"].strip() and secret_name(pair["key"]):
         return f"{pair['head']}{' ' if pair['head'].endswith(':') else ''}{MASK}"
-    return _INNER.sub(rf"\1{MASK}", _FLAG.sub(rf"\1={MASK}", text))
+    for pattern, instead in patterns:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def _without_forms(text: str) -> str:
