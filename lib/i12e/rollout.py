@@ -399,7 +399,7 @@ class Rollout:
         began = time.monotonic()
         _Step(self, name, now, plan).run()
         done = _DONE.get(plan.action, "reset and proven")
-        screen.say(f"{name}: is {done}")
+        screen.say(f"{name}: {done}")
         self.build.tell("DEPLOY", name, f"{done} in {time.monotonic() - began:.0f} s", facts={"action": plan.action})
 
 
