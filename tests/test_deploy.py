@@ -71,6 +71,12 @@ def healthy(name: str, nodes: Mapping[str, Node], **more: Any) -> HostFacts:
     return replace(found, **more)
 
 
+def stopped(name: str, **more: Any) -> HostFacts:
+    """A server whose k3s does not run."""
+    found = replace(healthy(name, {}), active="failed", nodes=None, etcd_healthy=None, readyz=None)
+    return replace(found, **more)
+
+
 def outdated(name: str) -> dict[str, Any]:
     return {"identity": {"cluster": "c", "host": name, "digest": "old"}, "proven": "old"}
 
@@ -165,6 +171,21 @@ def test_a_server_is_not_reset_while_another_is_sick() -> None:
     assert deploy.plan("server-1", replace(now, force=True)).action == RESET
 
 
+def test_no_server_is_reset_while_no_api_tells_what_would_be_left() -> None:
+    found: dict[str, Facts] = {f"server_{n}": stopped(f"server-{n}", **outdated(f"server-{n}")) for n in (1, 2, 3)}
+    now = cluster({}, **found)
+    plan = deploy.plan("server-1", now)
+    assert (plan.action, "what server-2, server-3 would be without it" in plan.why) == (REFUSE, True)
+    assert deploy.plan("server-1", replace(now, force=True)).action == RESET
+
+
+def test_an_agent_is_not_reset_while_no_server_could_prove_it() -> None:
+    found: dict[str, Facts] = {f"server_{n}": stopped(f"server-{n}") for n in (1, 2, 3)}
+    found["agent_1"] = healthy("agent-1", {}, **outdated("agent-1"))
+    now = replace(cluster({}, **found), targets=["agent-1"])
+    assert deploy.plan("agent-1", now).action == REFUSE
+
+
 def test_the_sick_server_itself_may_be_reset() -> None:
     nodes = {name: node(name) for name in NAMES} | {"server-1": node("server-1", ready=False)}
     assert (
@@ -222,14 +243,13 @@ def test_whatever_the_servers_are_no_plan_splits_a_cluster_or_loses_its_quorum(
     nodes = {name: node(name, ready=servers[name] in ready) for name in members} if living else {}
     found: dict[str, Facts] = {"agent-1": BARE}
     for name, state in servers.items():
-        stopped: dict[str, Any] = {"active": "failed", "nodes": None, "etcd_healthy": None, "readyz": None}
         all_states: dict[str, Facts] = {
             "bare": BARE,
             "silent": Silent("no route"),
             "healthy": healthy(name, nodes),
             "outdated": healthy(name, nodes, **outdated(name)),
             "sick": healthy(name, nodes, etcd_healthy=False, **outdated(name)),
-            "stopped": replace(healthy(name, nodes), **outdated(name), **stopped),
+            "stopped": stopped(name, **outdated(name)),
         }
         found[name] = all_states[state]
     view = ClusterView(found, NAMES[:3])

@@ -141,6 +141,8 @@ def plan(name: str, now: Situation) -> HostPlan:
     founds, why_not = (False, "") if action == NOTHING or _runs(found) else _founds(wanted, now)
     if why_not:
         return HostPlan(name, REFUSE, why_not, _NO_CLUSTER)
+    if action != NOTHING and wanted.host.role == "agent" and not _has_server(now):
+        return HostPlan(name, REFUSE, "no server of the cluster answers: it could not be proven", _NO_CLUSTER)
     node = now.view.nodes.get(name)
     forgets = node is not None and not found.password
     if forgets and node is not None and node.ready:
@@ -246,6 +248,11 @@ def _runs(found: HostFacts) -> bool:
     return found.active == "active" or bool(found.datastore)
 
 
+def _has_server(now: Situation) -> bool:
+    """Tell whether a server answers, or will have been deployed before the agents."""
+    return bool(now.view.answering()) or any(name in now.servers for name in now.targets)
+
+
 def _founds(wanted: Wanted, now: Situation) -> tuple[bool, str]:
     """Return whether it founds a cluster; or why it cannot be deployed, which would leave it waiting for ever."""
     who, why_not = founder(now)
@@ -254,6 +261,8 @@ def _founds(wanted: Wanted, now: Situation) -> tuple[bool, str]:
 
 def _quorum(name: str, now: Situation) -> str:
     """Return why a reset of this host would lose etcd's quorum, or "" if it would not."""
+    if not now.view.nodes:
+        return _quorum_unknown(name, now)
     voters = now.view.voters()
     node = now.view.nodes.get(name)
     if not voters or node is None or not node.is_server:
@@ -269,6 +278,18 @@ def _quorum(name: str, now: Situation) -> str:
         f"etcd would lose its quorum: of {len(voters)} members {needed} must live, and without {name} only "
         f"{len(healthy)} would be healthy{said}"
     )
+
+
+def _quorum_unknown(name: str, now: Situation) -> str:
+    """Return why a server is not to be reset while no API answers: others may be members that only it keeps alive."""
+    others = [each for each in now.servers if each != name and _may_have_data(now.view.facts.get(each))]
+    if name not in now.servers or not others:
+        return ""
+    return f"no API of the cluster answers, so it cannot be told what {_list(others)} would be without it"
+
+
+def _may_have_data(found: Facts | None) -> bool:
+    return bool(found.datastore) if isinstance(found, HostFacts) else found is not None
 
 
 def _deleted(host: Host) -> tuple[str, ...]:

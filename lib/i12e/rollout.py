@@ -167,15 +167,23 @@ def wanted_hosts(build: Build) -> dict[str, Wanted]:
 
 
 def situation(
-    hosts: Hosts, targets: Sequence[str], force: bool = False, patience: float = 0.0, whole: bool = True
+    hosts: Hosts,
+    targets: Sequence[str],
+    force: bool = False,
+    patience: float = 0.0,
+    whole: bool = True,
+    whom: Sequence[str] | None = None,
 ) -> Situation:
-    """Given the hosts and which of them are meant, ask all of them; a silent target for up to `patience` seconds."""
-    names = list(hosts.wanted)
+    """Given the hosts and which of them are meant, ask all or `whom`; a silent target for up to `patience` seconds.
+
+    `whole`: with what only a plan needs, the config and the volumes.
+    """
+    names = list(hosts.wanted) if whom is None else list(whom)
     found = hosts.ask_all(names, targets if whole else ())
     deadline = time.monotonic() + patience
     told = False
     while time.monotonic() < deadline:
-        silent = [n for n in targets if isinstance(f := found[n], Silent) and f.passing]
+        silent = [n for n in targets if isinstance(f := found.get(n), Silent) and f.passing]
         if not silent:
             break
         if not told:
@@ -261,8 +269,7 @@ class Rollout:
     def run(self) -> None:
         """Plan, ask, and bring the targets to their configs; raise UserError with what stopped it."""
         self.hosts.trust(self.targets)
-        patience = 0.0 if self.given.only_plan else min(_ANSWER, self.given.timeout)
-        now = situation(self.hosts, self.targets, bool(self.given.force), patience)
+        now = situation(self.hosts, self.targets, bool(self.given.force), self._patience)
         if self.given.only_plan:
             plans.tell(self.build, now, self.targets)
             return
@@ -304,6 +311,11 @@ class Rollout:
                 answer = ""
         if answer != word:
             raise UserError(Problem("", None, None, f'"{answer}" is not {word}: nothing was changed'))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for which a target may be silent."""
+        return 0.0 if self.given.only_plan else min(_ANSWER, self.given.timeout)
 
     # --- the order
 
@@ -355,19 +367,38 @@ class Rollout:
             self._locks.clear()
 
     def _lock(self, name: str) -> None:
-        who = f"{self.operator}, since {time.strftime('%H:%M:%S')}, clone {self.clone}"
+        """Given a host, take its lock; raise UserError if another one has it or the host is not to be reached."""
         try:
-            held = self.hosts[name].hold(_LOCK + shlex.quote(who))
-            line = held.first_line(20)
+            self.take(name)
         except remote.Unreachable as error:
             raise UserError(error.problem()) from None
-        if line.startswith("busy"):
+
+    def take(self, name: str) -> None:
+        """Given a host, take its lock; raise UserError if another one has it, Unreachable if it does not answer."""
+        who = f"{self.operator}, since {time.strftime('%H:%M:%S')}, clone {self.clone}"
+        held = self.hosts[name].hold(_LOCK + shlex.quote(who))
+        line = held.first_line(20)
+        if line != "held":
             held.close()
+        if line.startswith("busy"):
             said = f"{name}: another os_deploy is at work: {line.removeprefix('busy').strip() or 'it says not whose'}"
             raise UserError(Problem("", None, None, said, "wait for it to end, then run the same again"))
         if line != "held":
             raise UserError(Problem("", None, None, f"{name}: its lock cannot be taken: {held.complaint() or line}"))
         self._locks[name] = held
+
+    def let_go(self, name: str) -> None:
+        """Given a host that reboots, forget its lock, which ends with that."""
+        held = self._locks.pop(name, None)
+        if held is not None:
+            held.close()
+
+    def _keep_locks(self) -> None:
+        """Take a lock again whose connection has broken; of a host that does not answer there is none to hold."""
+        for name in [name for name, held in self._locks.items() if not held.alive()]:
+            self.let_go(name)
+            with suppress(remote.Unreachable):
+                self.take(name)
 
     def _heed_intent(self, name: str, now: Situation) -> None:
         """Wait a while where another operator has begun something and may come back for it after the host's reboot."""
@@ -387,9 +418,11 @@ class Rollout:
 
     def _host(self, name: str) -> None:
         """Bring one host to its config, from what is so now; raise Stopped."""
-        now = situation(self.hosts, self.targets, bool(self.given.force), _ANSWER, whole=False)
-        if isinstance(now.view.facts[name], Silent):
-            raise Stopped(name, f"it cannot be reached: {now.view.facts[name].why}")  # type: ignore[union-attr]
+        self._keep_locks()
+        servers = [each for each, wanted in self.hosts.wanted.items() if wanted.host.role == "server"]
+        whom = list(dict.fromkeys([*servers, name]))
+        now = situation(self.hosts, [name], bool(self.given.force), self._patience, whole=False, whom=whom)
+        now = replace(now, targets=self.targets)
         self._view = now.view
         plan = deploy.plan(name, now)
         if plan.action == REFUSE:
@@ -499,12 +532,15 @@ class _Step:
         if self.plan.action == deploy.REBOOT:
             unit = "systemd-run --quiet --collect --unit=i12e-reset systemctl reboot"
         with suppress(remote.Lost, remote.Slow):  # whether it began is seen by what comes of it
-            done = self.remote.run(f"systemctl reset-failed i12e-reset 2>/dev/null; {unit}", limit=30)
+            done = self.remote.run(
+                f"systemctl reset-failed i12e-reset 2>/dev/null; rm -f {STATE}/next.log; {unit}", limit=30
+            )
             if done.status:
                 raise Stopped(self.name, f"the reset did not begin: {done.complaint.strip()}")
-        self.rollout._locks.pop(self.name, None)  # noqa: SLF001  # it ends with the reboot
+        self.rollout.let_go(self.name)
         self._wait("its reboot", self.rollout.given.timeout, self._has_rebooted)
-        self.rollout._lock(self.name)  # noqa: SLF001
+        again = (remote.Refused, remote.Lost, remote.Slow)
+        remote.patiently(lambda: self.rollout.take(self.name), _ANSWER, screen.say, again)
 
     def _has_rebooted(self) -> str:
         script = f"cat /proc/sys/kernel/random/boot_id; tail -n 2 {STATE}/next.log 2>/dev/null || true"
