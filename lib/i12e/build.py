@@ -125,6 +125,7 @@ class Build:
         self.unused: set[str] = set()
         self.removed: list[Product] = []
         self.told: list[Told] = []
+        self.touched = False  # whether anything was done to a host
         self.notes: list[str] = []
         self.said: dict[str, str] = {}  # what a task found that is asked for a text, by its name
         self._fleet: Fleet | None = None

@@ -601,11 +601,12 @@ class Reporter:
         env, seconds = self.build.paths.env, f"{time.monotonic() - self._start:.1f} s"
         done, removed = (sum(result["result"] == name for result in self._results) for name in ("done", "removed"))
         parts = [f"{done} done" if done else "", f"{removed} removed" if removed else ""]
+        nothing = "what was done to hosts is told above" if self.build.touched else "nothing was written"
         if self._problems:
-            before = f"{done} done before that" if done else "nothing was written"
+            before = f"{done} done before that" if done else nothing
             return f"{env}: {screen.count(len(self._problems), 'problem')}, {before} ({seconds})"
         if self._interrupted:
-            return f"{env}: interrupted, {', '.join(filter(None, parts)) or 'nothing was written'} ({seconds})"
+            return f"{env}: interrupted, {', '.join(filter(None, parts)) or nothing} ({seconds})"
         if not done and not removed:
             asked = any(result["result"] in ("planned", "told") for result in self._results)
             parts = ["there are changes" if self.changes else "nothing to do" if not asked else "nothing was changed"]

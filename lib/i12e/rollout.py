@@ -430,6 +430,7 @@ class Rollout:
         if plan.action == NOTHING:
             return
         began = time.monotonic()
+        self.build.touched = True
         _Step(self, name, now, plan).run()
         done = _DONE.get(plan.action, "reset and proven")
         screen.say(f"{name}: {done}")
@@ -507,7 +508,7 @@ class _Step:
         """k3s refuses a node that comes without its password, and etcd a second member of its name."""
         self._say("the cluster forgets the node of that name, whose machine is no more")
         self._kubectl(f"delete node {self.name} --wait=false", 60, self.name)
-        self._wait("that the cluster has forgotten it", 60, lambda: self._is_forgotten())
+        self._wait("the cluster to forget it", 60, lambda: self._is_forgotten())
 
     def _is_forgotten(self) -> str:
         found = self._peer_facts()
@@ -567,7 +568,7 @@ class _Step:
         machines.pin(self.rollout.build.paths, self.name, found.machine_id)
         if found.hold is not None:
             raise Stopped(self.name, f"it runs its config, but k3s is held back: {found.hold}")
-        self._wait("that it is healthy", self.rollout.given.timeout, self._lacks)
+        self._wait("its health", self.rollout.given.timeout, self._lacks)
         if not (found.intent or {}).get("cordoned"):
             done = self._kubectl(f"uncordon {self.name}", 60)
             if done.status:
