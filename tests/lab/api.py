@@ -322,7 +322,7 @@ class Lab:
     def reboot(self, host: str) -> None:
         """Given a host, reboot it and wait until it lets people in again."""
         boots = self.status()[host]["boots"]
-        self.shell(host, "systemctl reboot")
+        self.ask("reboot", host=host)
         self.wait(host, boots + 1)
 
     def wipe(self, host: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import threading
 import time
@@ -24,6 +27,19 @@ _REBOOT = 133  # how nspawn ends when the guest reboots
 _PATH = "/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOTHING = f"http://{places.GATEWAY}/there-is-nothing-here.ign"
 _FAILING = {"ignition": {"version": "3.3.0", "config": {"merge": [{"source": _NOTHING}]}}}
+_POWER_OFF, _RESTART = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5  # systemd(1)
+_NETWORK = 0x40000000  # CLONE_NEWNET
+_LAST_KEY = "etc/ssh/ssh_host_ecdsa_key.pub"
+_TIMED_OUT = 124  # of timeout(1)
+# The shell that comes in from outside ends at once, so that the guest's systemd gets its child: a process without a
+# parent there holds up a shutdown for as long as systemd-shutdown waits, which is not told when it ends.
+_ADOPTED = r"""
+exec {input}<&0
+{
+    eval 'timeout -k 2 "$2" /bin/sh -c "$1" <&'"$input $input<&- $3>&-"
+    echo $? >&"$3"
+} &
+"""
 _DISTURBED = ("unreachable", "slow")
 
 
@@ -90,10 +106,14 @@ class Host:
                     raise TimeoutError(f"{self.name} does not stop")
             self.state, self.why = "off", "it has no power"
 
+    def reboot(self) -> None:
+        """Let it reboot; raise Absent if it is not up."""
+        self.signal(_RESTART)
+
     def power_off(self) -> None:
         """Shut it down; take the power away where it does not end within 30 seconds."""
         with contextlib.suppress(Absent):
-            self.shell("systemctl poweroff", b"", 20)
+            self.signal(_POWER_OFF)
         life = self._life
         if life is not None:
             life.join(30)
@@ -270,28 +290,56 @@ class Host:
     def shell(self, script: str, stdin: bytes, limit: float) -> tuple[int, bytes, bytes]:
         """Given a script, run it as root on the host, past the network; return its status and what it wrote.
 
-        Raise Absent if the host is not up, subprocess.TimeoutExpired after `limit` seconds.
+        Raise Absent if the host is not up, TimeoutError after `limit` seconds.
         """
+        enter = ["nsenter", "--target", str(self._guest()), "--mount", "--uts", "--ipc", "--net", "--pid", "--root"]
+        clean = ["--wd", "env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8"]
+        reading, writing = os.pipe()
+        with open(reading, "rb") as status:
+            try:
+                done = subprocess.run(
+                    [*enter, *clean, "/bin/bash", "-c", _ADOPTED, "bash", script, str(limit), str(writing)],
+                    input=stdin,
+                    capture_output=True,
+                    pass_fds=[writing],
+                    check=False,
+                )
+            finally:
+                os.close(writing)
+            told = int(status.read() or 255)  # nothing: the host went down meanwhile
+        if told == _TIMED_OUT:
+            raise TimeoutError(f"{self.name}: it did not end within {limit:g} s")
+        return told, done.stdout, done.stderr
+
+    def signal(self, number: int) -> None:
+        """Given a signal's number, send it to the guest's systemd; raise Absent if the host is not up."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._guest(), number)
+
+    def _guest(self) -> int:
         leader = self._leader
         if not leader:
             raise Absent(f"{self.name} is {self.state}{f': {self.why}' if self.why else ''}")
-        enter = ["nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
-        clean = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8"]
-        done = subprocess.run(
-            [*enter, *clean, "/bin/sh", "-c", script], input=stdin, capture_output=True, timeout=limit, check=False
-        )
-        return done.returncode, done.stdout, done.stderr
+        return leader
 
     def ready(self) -> bool:
-        """Tell whether the host lets people in."""
-        root = Path(f"/proc/{self._leader}/root")
-        if not self._leader or not (root / "run/systemd/system").exists():
+        """Tell whether the host lets people in: sshd greets, and nobody is told that the system is still booting.
+
+        Nothing is run on the host for it, which would hold up a host that is going down.
+        """
+        leader = self._leader
+        root = Path(f"/proc/{leader}/root")
+        # The key that sshd-keygen makes last: sshd greets with the first one alone, and has another one soon after.
+        if not leader or not (root / "run/systemd/system").exists() or not (root / _LAST_KEY).exists():
             return False
-        try:
-            asked = "systemctl is-active --quiet systemd-user-sessions sshd.socket sshd-keygen"
-            return self.shell(f"{asked} && test ! -e /run/nologin", b"", 10)[0] == 0
-        except (Absent, subprocess.TimeoutExpired):
-            return False
+        greeting: list[bytes] = []
+        asking = threading.Thread(target=_greeting, args=(leader, self._own_address(), greeting), daemon=True)
+        asking.start()
+        asking.join()
+        return bool(greeting) and not (root / "run/nologin").exists()
+
+    def _own_address(self) -> str:
+        return "127.0.0.1" if self.cable.pulled else self.cable.address
 
     def told(self) -> dict[str, Any]:
         """Return what is known of it."""
@@ -303,6 +351,20 @@ class Host:
             "faults": self.faults,
             "ssh_drops": self.ssh_drops,
         }
+
+
+def _greeting(process: int, address: str, found: list[bytes]) -> None:
+    """Add to `found` what an sshd says first at an address in a process's network; in a thread of its own."""
+    try:
+        with open(f"/proc/{process}/ns/net") as network:
+            if ctypes.CDLL(None).setns(network.fileno(), _NETWORK):
+                return
+        with socket.create_connection((address, 22), timeout=5) as connection:
+            greeting = connection.recv(8)
+    except OSError:
+        return
+    if greeting.startswith(b"SSH-"):
+        found.append(greeting)
 
 
 def _clear_at_end(process: subprocess.Popen[bytes], running: threading.Event) -> None:

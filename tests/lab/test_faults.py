@@ -103,7 +103,7 @@ def test_slow_lasts_over_a_reboot_and_other_hosts_are_as_fast_as_ever(lab: Lab) 
 def test_no_boot_the_host_reboots_into_nothing(lab: Lab) -> None:
     lab.fault(HOST, "no_boot")
     assert lab.ssh(HOST, "true").status == 0
-    lab.shell(HOST, "systemctl reboot")
+    lab.ask("reboot", host=HOST)
     assert "no_boot" in until(lab, "no_boot")
     assert lab.ssh(HOST, "true").status == 255
 
@@ -129,7 +129,7 @@ def test_ignition_fails_at_the_next_first_boot_and_not_before(lab: Lab) -> None:
     lab.fault(HOST, "ignition_fails")
     lab.reboot(HOST)
     lab.read(HOST, "flatcar-reset -M -K '/etc/ssh/ssh_host_.*'")
-    lab.shell(HOST, "systemctl reboot")
+    lab.ask("reboot", host=HOST)
     assert "Ignition failed: stage fetch" in until(lab, "emergency")
     with pytest.raises(Trouble, match="is emergency"):
         lab.shell(HOST, "true")
@@ -138,7 +138,7 @@ def test_ignition_fails_at_the_next_first_boot_and_not_before(lab: Lab) -> None:
 def test_a_host_in_the_emergency_shell_fails_again_until_the_fault_is_gone(lab: Lab) -> None:
     lab.fault(HOST, "ignition_fails")
     lab.read(HOST, "flatcar-reset -M -K '/etc/ssh/ssh_host_.*'")
-    lab.shell(HOST, "systemctl reboot")
+    lab.ask("reboot", host=HOST)
     until(lab, "emergency")
     lab.power_off(HOST)
     lab.power_on(HOST)

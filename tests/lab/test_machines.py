@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab import Lab, Trouble, places
+from lab import Done, Lab, Trouble, places
 
 pytestmark = pytest.mark.lab
 
@@ -87,6 +87,26 @@ def test_a_host_is_shut_down_and_switched_on(lab: Lab) -> None:
     assert lab.ssh("agent-1", "true").status == 0
 
 
+def test_a_script_past_the_network_has_its_input_its_outputs_and_its_status(lab: Lab) -> None:
+    assert lab.shell("agent-1", "cat; echo 'so \"said\"' >&2; exit 7", b"in") == Done(7, "in", 'so "said"\n')
+
+
+def test_a_script_past_the_network_is_not_waited_for_beyond_its_end_or_its_limit(lab: Lab) -> None:
+    began = time.monotonic()
+    assert lab.shell("agent-1", "sleep 30 >/dev/null 2>&1 &").status == 0
+    with pytest.raises(Trouble, match=r"agent-1: it did not end within 0\.5 s"):
+        lab.shell("agent-1", "sleep 30", limit=0.5)
+    assert time.monotonic() - began < 5
+
+
+def test_a_script_past_the_network_does_not_hold_up_a_reboot(lab: Lab) -> None:
+    """systemd-shutdown would wait for 90 seconds for a process that is not its child."""
+    began = time.monotonic()
+    lab.read("agent-1", "setsid sleep 600 >/dev/null 2>&1 </dev/null &")
+    lab.reboot("agent-1")
+    assert time.monotonic() - began < 30
+
+
 def test_a_pulled_plug_ends_everything_on_the_host_and_its_disk_stays(lab: Lab) -> None:
     lab.read("agent-1", "echo written >/var/lib/written; systemd-run --quiet sleep 77777")
     lab.kill("agent-1")
@@ -97,7 +117,7 @@ def test_a_pulled_plug_ends_everything_on_the_host_and_its_disk_stays(lab: Lab) 
 
 
 def test_a_host_that_shuts_itself_down_stays_off(lab: Lab) -> None:
-    lab.shell("agent-1", "systemctl poweroff")
+    lab.ssh("agent-1", "sudo systemctl poweroff")
     deadline = time.monotonic() + 30
     while lab.status()["agent-1"]["state"] != "off":
         assert time.monotonic() < deadline

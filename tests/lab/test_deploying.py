@@ -1,0 +1,322 @@
+"""os_deploy against hosts of the lab: bare hosts become a cluster, and nothing that happens on the way splits or loses it.
+
+Each test goes on with the cluster that the one before has left, so they are run in this order and together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from conftest import ROOT
+from i12e import machines
+from i12e.paths import LAB, LAB_MACHINES, Paths
+from lab import Lab, environment
+from lab.fixtures import running
+
+pytestmark = pytest.mark.lab
+
+SERVERS = ["server-1", "server-2", "server-3"]
+HOSTS = [*SERVERS, "agent-1"]
+K3S = "/opt/bin/k3s kubectl"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How ./doit ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A clone of the repository, and ./doit in it."""
+
+    root: Path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start ./doit."""
+        environ = {**os.environ, "I12E_ENV": LAB, "PYTHONPATH": str(self.root / "lib")}
+        command = [sys.executable, "-m", "i12e", *arguments]
+        out = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.root, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True
+        )
+
+    def doit(self, *arguments: str) -> Ended:
+        """Run ./doit to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return Ended(process.returncode, out, err)
+
+    def deploys(self, *arguments: str) -> Ended:
+        """Run os_deploy, which has to go well."""
+        done = self.doit(*(arguments or ("os_deploy",)), "--yes", "--timeout", "60s")
+        assert done.status == 0, done.out + done.err
+        return done
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Put a text in the place of another one."""
+        place = self.root / path
+        text = place.read_text()
+        assert old in text
+        place.write_text(text.replace(old, new, 1))
+
+
+def clone(root: Path) -> Operator:
+    """Given a folder that is not there, make it a clone without any state."""
+    for name in ("hosts/example", "hosts/example-fcos", "secrets", "templates", "lib"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.pyc", "lab"))
+    for name in (".sops.yaml", "dodo.py", "requirements.lock"):
+        shutil.copy(ROOT / name, root)
+    return Operator(root)
+
+
+def another_clone(operator: Operator, root: Path) -> Operator:
+    """Given an operator, return one with the same repository and keys, and an empty database."""
+    other = clone(root)
+    for name in ("hosts/lab", "secrets/lab", LAB_MACHINES):
+        shutil.copytree(operator.root / name, root / name, ignore=shutil.ignore_patterns("*.console", "*.log"))
+    return other
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deploying")
+
+
+@pytest.fixture(scope="module")
+def operator(place: Path) -> Operator:
+    return clone(place / "one")
+
+
+@pytest.fixture(scope="module")
+def lab(place: Path, operator: Operator) -> Iterator[Lab]:
+    with running(operator.root / LAB_MACHINES, HOSTS) as lab:
+        environment.write(operator.root, lab, 3, 1)
+        yield lab
+
+
+def boots(lab: Lab) -> dict[str, int]:
+    return {host: state["boots"] for host, state in lab.status().items()}
+
+
+def kubectl(lab: Lab, arguments: str, host: str = "server-2") -> Any:
+    return json.loads(lab.read(host, f"{K3S} {arguments} -o json"))
+
+
+def uid(lab: Lab) -> str:
+    return str(kubectl(lab, "get ns kube-system")["metadata"]["uid"])
+
+
+def voters(lab: Lab, host: str = "server-2") -> list[str]:
+    nodes = kubectl(lab, "get nodes", host)["items"]
+    told = {node["metadata"]["name"]: node["status"]["conditions"] for node in nodes}
+    return [name for name in told if {"type": "EtcdIsVoter", "status": "True"} in told[name]]
+
+
+def put(lab: Lab, name: str, host: str) -> bool:
+    """Write a key into etcd through a server; return whether it was acknowledged."""
+    return lab.shell(host, f"ETCDCTL_API=3 etcdctl --command-timeout=3s put {name} x", limit=10).status == 0
+
+
+def test_bare_hosts_become_a_cluster_and_the_second_run_does_nothing(lab: Lab, operator: Operator) -> None:
+    plan = operator.doit("plan")
+    assert plan.status == 2
+    assert plan.out.count("founds a NEW, EMPTY cluster") == 1
+    done = operator.deploys()
+    assert [line.split()[1] for line in done.out.splitlines() if line.startswith("DEPLOY")] == HOSTS
+    assert voters(lab) == SERVERS
+    before = boots(lab)
+    again = operator.deploys()
+    assert [line.split()[0] for line in again.out.splitlines()[:-1]] == ["KEEP"] * 4
+    assert operator.doit("plan").status == 0
+    assert boots(lab) == before == dict.fromkeys(HOSTS, 2)
+
+
+def test_a_second_clone_with_an_empty_database_does_nothing_either(lab: Lab, operator: Operator, place: Path) -> None:
+    before = boots(lab)
+    other = another_clone(operator, place / "two")
+    other.deploys()
+    assert boots(lab) == before
+
+
+def test_one_edited_host_is_reset_and_no_other(lab: Lab, operator: Operator) -> None:
+    before = boots(lab)
+    operator.edit("hosts/lab/agent-1.yaml", "role: agent", "role: agent\nlabels: {disktype: nvme}")
+    plan = operator.doit("plan")
+    assert (plan.status, "+ disktype=nvme" in plan.out) == (2, True)
+    operator.deploys()
+    assert boots(lab) == before | {"agent-1": before["agent-1"] + 1}
+    assert kubectl(lab, "get node agent-1")["metadata"]["labels"]["disktype"] == "nvme"
+
+
+def test_servers_roll_one_by_one_and_etcd_loses_nothing_that_it_acknowledged(lab: Lab, operator: Operator) -> None:
+    """A writer goes on all the time, by whichever server takes it; and no two servers are down at once."""
+    cluster = uid(lab)
+    operator.edit("hosts/lab/cluster.yaml", "k3s:\n", 'k3s:\n  config: {kubelet-arg: ["max-pods=150"]}\n')
+    acknowledged: list[str] = []
+    most_down = 0
+    gap = last = 0.0
+    process = operator.start("os_deploy", "--yes", "--timeout", "60s")
+    last = time.monotonic()
+    number = 0
+    while process.poll() is None:
+        down = [host for host in SERVERS if lab.status()[host]["state"] != "up"]
+        most_down = max(most_down, len(down))
+        for host in SERVERS:
+            number += 1
+            try:
+                taken = put(lab, f"w{number}", host)
+            except Exception:  # noqa: BLE001  # this server is just going down: the next one
+                taken = False
+            if taken:
+                acknowledged.append(f"w{number}")
+                gap, last = max(gap, time.monotonic() - last), time.monotonic()
+                break
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    kept = lab.read("server-1", "ETCDCTL_API=3 etcdctl get --prefix w --keys-only").split()
+    assert len(acknowledged) > 10
+    assert set(acknowledged) - set(kept) == set()
+    assert most_down <= 1
+    assert gap < 30
+    assert (uid(lab), voters(lab)) == (cluster, SERVERS)
+
+
+def test_a_change_by_hand_is_named_by_drift(lab: Lab, operator: Operator) -> None:
+    assert operator.doit("drift").status == 0
+    lab.read("agent-1", "echo x >>/etc/crictl.yaml; chmod 0600 /etc/i12e/k3s.conf; systemctl disable -q k3s-agent")
+    lab.read("agent-1", "echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l6 eve' "
+             ">>/home/core/.ssh/authorized_keys.d/ignition")  # fmt: skip
+    done = operator.doit("drift")
+    assert done.status == 2
+    for what in ("/etc/crictl.yaml", "mode 0600, not 0644", "is disabled, not enabled", "extra ssh key: eve"):
+        assert what in done.out
+    for host in SERVERS:
+        assert f"{host}: as its config says" in done.out
+
+
+def test_of_two_operators_one_stops_and_nothing_is_deployed_twice(lab: Lab, operator: Operator, place: Path) -> None:
+    operator.edit("hosts/lab/cluster.yaml", "max-pods=150", "max-pods=151")
+    before = boots(lab)
+    other = another_clone(operator, place / "three")
+    first = operator.start("os_deploy", "--yes", "--timeout", "60s")
+    _until(first.stderr, "is reset")
+    second = other.doit("os_deploy", "--yes", "--timeout", "60s")
+    assert second.status == 1
+    assert "another os_deploy is at work" in second.err
+    out, err = first.communicate(timeout=200)
+    assert first.returncode == 0, out + err
+    assert boots(lab) == {host: count + 1 for host, count in before.items()}
+
+
+def test_killed_at_a_reset_the_same_command_goes_on_without_a_second_one(lab: Lab, operator: Operator) -> None:
+    operator.edit("hosts/lab/cluster.yaml", "max-pods=151", "max-pods=152")
+    before = boots(lab)
+    process = operator.start("os_deploy", "--yes", "--timeout", "60s")
+    _until(process.stderr, "is reset")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    operator.deploys()
+    assert boots(lab) == {host: count + 1 for host, count in before.items()}
+    assert operator.doit("plan").status == 0
+
+
+def test_a_second_server_is_not_reset_while_one_is_down(lab: Lab, operator: Operator) -> None:
+    lab.kill("server-3")
+    before = boots(lab)
+    operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
+    _wait(lambda: "server-3" not in _ready(lab))
+    done = operator.doit("os_deploy:server-1", "--yes", "--timeout", "20s")
+    assert (done.status, "etcd would lose its quorum" in done.err) == (1, True)
+    assert boots(lab) == before
+    lab.power_on("server-3")
+    lab.wait("server-3")
+    _wait(lambda: "server-3" in _ready(lab))
+    operator.deploys("os_deploy:server-1")
+
+
+def test_a_dead_server_that_comes_back_empty_joins_and_founds_nothing(lab: Lab, operator: Operator) -> None:
+    cluster = uid(lab)
+    lab.kill("server-1")
+    _wait(lambda: "server-1" not in _ready(lab))
+    lab.wipe("server-1")
+    lab.trust("server-1")
+    refused = operator.doit("os_deploy:server-1", "--yes", "--timeout", "20s")
+    assert (refused.status, "it is another machine" in refused.err) == (1, True)
+    assert operator.doit("host_trust:server-1", "--yes").status == 0
+    operator.deploys("os_deploy:server-1")
+    assert (uid(lab), voters(lab)) == (cluster, SERVERS)
+    assert machines.load(Paths(operator.root, LAB))["server-1"] == lab.read("server-1", "cat /etc/machine-id")
+
+
+def test_a_host_that_does_not_get_healthy_is_not_told_as_done_and_goes_back(lab: Lab, operator: Operator) -> None:
+    lab.fault("agent-1", "k3s_never_ready")
+    operator.edit("hosts/lab/agent-1.yaml", "nvme", "hdd")
+    done = operator.doit("os_deploy:agent-1", "--yes", "--timeout", "15s")
+    assert (done.status, "DEPLOY" in done.out) == (1, False)
+    assert "waited 15 s for its health" in done.err
+    lab.fault("agent-1", "k3s_never_ready", on=False)
+    back = operator.doit("os_rollback:agent-1", "--yes", "--timeout", "60s")
+    assert back.status == 0, back.err
+    assert kubectl(lab, "get node agent-1")["metadata"]["labels"]["disktype"] == "nvme"
+    operator.deploys()
+    assert kubectl(lab, "get node agent-1")["metadata"]["labels"]["disktype"] == "hdd"
+
+
+def test_the_only_server_of_a_cluster_keeps_its_data_over_a_config_edit(tmp_path: Path) -> None:
+    operator = clone(tmp_path / "one")
+    with running(operator.root / LAB_MACHINES, ["server-1"]) as lab:
+        environment.write(operator.root, lab, 1, 0)
+        operator.deploys()
+        for text in (
+            '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"kept"},"data":{"a":"b"}}',
+            '{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"v"},"spec":{"storageClassName":"x"}}',
+        ):
+            assert lab.shell("server-1", f"{K3S} apply -f -", text.encode()).status == 0
+        _wait(lambda: lab.shell("server-1", "echo data | tee /var/lib/rancher/k3s/storage/pvc-*/file").status == 0)
+        cluster = kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"]
+        operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
+        assert "keeps    volume pvc-" in operator.doit("plan").out
+        operator.deploys()
+        assert kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"] == cluster
+        assert kubectl(lab, "get configmap kept", "server-1")["data"] == {"a": "b"}
+        assert lab.read("server-1", "cat /var/lib/rancher/k3s/storage/pvc-*/file") == "data"
+
+
+def _ready(lab: Lab) -> list[str]:
+    nodes = kubectl(lab, "get nodes")["items"]
+    return [node["metadata"]["name"] for node in nodes if {"type": "Ready", "status": "True"}.items()
+            <= {key: value for each in node["status"]["conditions"] if each["type"] == "Ready"
+                for key, value in each.items()}.items()]  # fmt: skip
+
+
+def _wait(so: Callable[[], bool], limit: float = 60) -> None:
+    deadline = time.monotonic() + limit
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _until(stream: IO[str] | None, text: str) -> None:
+    """Read until a line has a text."""
+    assert stream is not None
+    for line in stream:
+        if text in line:
+            break
+    else:
+        pytest.fail(f"{text} was never said")
