@@ -25,7 +25,7 @@ SERVERS, AGENTS = 3, 2
 """How many hosts there are where nobody says."""
 VERSIONS = ("v1.35.4+k3s1", "v1.35.5+k3s1", "v1.36.3+k3s1")
 """The releases that the lab's hosts may have; the first is the one to begin with. It is one stand-in for all."""
-_STAND_INS = ("tests/lab/k3s/k3s", "tests/lab/k3s.py")
+_STAND_INS = ("tests/lab/k3s/k3s", "tests/lab/k3s.py", "tests/lab/k3s/k3s.py")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _KEY = re.compile(r"ssh-ed25519 \S+ i12e-lab\b")
