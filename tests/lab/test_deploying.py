@@ -1,4 +1,4 @@
-"""os_deploy against hosts of the lab: bare hosts become a cluster, and nothing that happens on the way splits or loses it.
+"""os_deploy against hosts of the lab: bare hosts become a cluster, and nothing on the way splits or loses it.
 
 Each test goes on with the cluster that the one before has left, so they are run in this order and together.
 """
@@ -230,7 +230,7 @@ def test_killed_at_a_reset_the_same_command_goes_on_without_a_second_one(lab: La
     process = operator.start("os_deploy", "--yes", "--timeout", "60s")
     _until(process.stderr, "is reset")
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     operator.deploys()
     assert boots(lab) == {host: count + 1 for host, count in before.items()}
     assert operator.doit("plan").status == 0
@@ -288,7 +288,8 @@ def test_the_only_server_of_a_cluster_keeps_its_data_over_a_config_edit(tmp_path
             '{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"v"},"spec":{"storageClassName":"x"}}',
         ):
             assert lab.shell("server-1", f"{K3S} apply -f -", text.encode()).status == 0
-        _wait(lambda: lab.shell("server-1", "echo data | tee /var/lib/rancher/k3s/storage/pvc-*/file").status == 0)
+        fill = "cd /var/lib/rancher/k3s/storage/pvc-* && echo data >file"
+        _wait(lambda: lab.shell("server-1", fill).status == 0)
         cluster = kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"]
         operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
         assert "keeps    volume pvc-" in operator.doit("plan").out
