@@ -30,6 +30,34 @@ pytestmark = pytest.mark.lab
 SERVERS = ["server-1", "server-2", "server-3"]
 HOSTS = [*SERVERS, "agent-1"]
 K3S = "/opt/bin/k3s kubectl"
+TLS = "/var/lib/rancher/k3s/server/tls/etcd"
+ETCDCTL = (
+    f"ETCDCTL_API=3 etcdctl --endpoints=https://127.0.0.1:2379 --cacert={TLS}/server-ca.crt --cert={TLS}/client.crt"
+    f" --key={TLS}/client.key"
+)
+# A claim gets its volume when a pod wants it.
+VOLUME = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kept}
+data: {a: b}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: v}
+spec: {accessModes: [ReadWriteOnce], storageClassName: local-path, resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: writer}
+spec:
+  selector: {matchLabels: {app: writer}}
+  template:
+    metadata: {labels: {app: writer}}
+    spec:
+      containers: [{name: writer, image: none}]
+      volumes: [{name: v, persistentVolumeClaim: {claimName: v}}]
+"""
 
 
 @dataclass(frozen=True)
@@ -125,12 +153,12 @@ def uid(lab: Lab) -> str:
 def voters(lab: Lab, host: str = "server-2") -> list[str]:
     nodes = kubectl(lab, "get nodes", host)["items"]
     told = {node["metadata"]["name"]: node["status"]["conditions"] for node in nodes}
-    return [name for name in told if {"type": "EtcdIsVoter", "status": "True"} in told[name]]
+    return [name for name in told if ("EtcdIsVoter", "True") in [(each["type"], each["status"]) for each in told[name]]]
 
 
 def put(lab: Lab, name: str, host: str) -> bool:
     """Write a key into etcd through a server; return whether it was acknowledged."""
-    return lab.shell(host, f"ETCDCTL_API=3 etcdctl --command-timeout=3s put {name} x", limit=10).status == 0
+    return lab.shell(host, f"{ETCDCTL} --command-timeout=3s put {name} x", limit=10).status == 0
 
 
 def test_bare_hosts_become_a_cluster_and_the_second_run_does_nothing(lab: Lab, operator: Operator) -> None:
@@ -189,7 +217,7 @@ def test_servers_roll_one_by_one_and_etcd_loses_nothing_that_it_acknowledged(lab
                 break
     out, err = process.communicate()
     assert process.returncode == 0, out + err
-    kept = lab.read("server-1", "ETCDCTL_API=3 etcdctl get --prefix w --keys-only").split()
+    kept = lab.read("server-1", f"{ETCDCTL} get --prefix w --keys-only").split()
     assert len(acknowledged) > 10
     assert set(acknowledged) - set(kept) == set()
     assert most_down <= 1
@@ -283,11 +311,7 @@ def test_the_only_server_of_a_cluster_keeps_its_data_over_a_config_edit(tmp_path
     with running(operator.root / LAB_MACHINES, ["server-1"]) as lab:
         environment.write(operator.root, lab, 1, 0)
         operator.deploys()
-        for text in (
-            '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"kept"},"data":{"a":"b"}}',
-            '{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"v"},"spec":{"storageClassName":"x"}}',
-        ):
-            assert lab.shell("server-1", f"{K3S} apply -f -", text.encode()).status == 0
+        assert lab.shell("server-1", f"{K3S} apply -f -", VOLUME.encode()).status == 0
         fill = "cd /var/lib/rancher/k3s/storage/pvc-* && echo data >file"
         _wait(lambda: lab.shell("server-1", fill).status == 0)
         cluster = kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"]

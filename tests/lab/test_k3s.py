@@ -29,7 +29,7 @@ from conftest import need
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
-K3S = Path(__file__).parent / "k3s/k3s.py"
+K3S = Path(__file__).with_name("k3s.py")
 PYTHON = "/usr/bin/python3"  # Debian's, which has what the stand-in imports
 TOKEN = "server-token-of-the-test"
 AGENT_TOKEN = "agent-token-of-the-test"
