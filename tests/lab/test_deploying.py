@@ -6,23 +6,18 @@ Each test goes on with the cluster that the one before has left, so they are run
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
-from conftest import ROOT
 from i12e import machines
 from i12e.paths import LAB, LAB_MACHINES, Paths
 from lab import Lab, environment
+from lab.clones import Operator, another_clone, clone
 from lab.fixtures import running
 
 pytestmark = pytest.mark.lab
@@ -58,67 +53,6 @@ spec:
       containers: [{name: writer, image: none}]
       volumes: [{name: v, persistentVolumeClaim: {claimName: v}}]
 """
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How ./doit ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A clone of the repository, and ./doit in it."""
-
-    root: Path
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start ./doit."""
-        environ = {**os.environ, "I12E_ENV": LAB, "PYTHONPATH": str(self.root / "lib")}
-        command = [sys.executable, "-m", "i12e", *arguments]
-        out = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=self.root, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True
-        )
-
-    def doit(self, *arguments: str) -> Ended:
-        """Run ./doit to its end."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
-        return Ended(process.returncode, out, err)
-
-    def deploys(self, *arguments: str) -> Ended:
-        """Run os_deploy, which has to go well."""
-        done = self.doit(*(arguments or ("os_deploy",)), "--yes", "--timeout", "60s")
-        assert done.status == 0, done.out + done.err
-        return done
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Put a text in the place of another one."""
-        place = self.root / path
-        text = place.read_text()
-        assert old in text
-        place.write_text(text.replace(old, new, 1))
-
-
-def clone(root: Path) -> Operator:
-    """Given a folder that is not there, make it a clone without any state."""
-    for name in ("hosts/example", "hosts/example-fcos", "secrets", "templates", "lib"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.pyc", "lab"))
-    for name in (".sops.yaml", "dodo.py", "requirements.lock"):
-        shutil.copy(ROOT / name, root)
-    return Operator(root)
-
-
-def another_clone(operator: Operator, root: Path) -> Operator:
-    """Given an operator, return one with the same repository and keys, and an empty database."""
-    other = clone(root)
-    for name in ("hosts/lab", "secrets/lab", LAB_MACHINES):
-        shutil.copytree(operator.root / name, root / name, ignore=shutil.ignore_patterns("*.console", "*.log"))
-    return other
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +198,7 @@ def test_killed_at_a_reset_the_same_command_goes_on_without_a_second_one(lab: La
     assert operator.doit("plan").status == 0
 
 
-def test_a_second_server_is_not_reset_while_one_is_down(lab: Lab, operator: Operator) -> None:
+def test_a_second_server_is_reset_while_one_is_down_only_if_that_is_forced(lab: Lab, operator: Operator) -> None:
     lab.kill("server-3")
     before = boots(lab)
     operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
@@ -272,10 +206,14 @@ def test_a_second_server_is_not_reset_while_one_is_down(lab: Lab, operator: Oper
     done = operator.doit("os_deploy:server-1", "--yes", "--timeout", "20s")
     assert (done.status, "etcd would lose its quorum" in done.err) == (1, True)
     assert boots(lab) == before
+    forced = operator.doit("os_deploy:server-1", "--yes", "--timeout", "60s", "--force", "server-3 is being repaired")
+    assert forced.status == 0, forced.err
+    assert "the quorum of etcd is not looked after" in forced.err
+    assert boots(lab) == before | {"server-1": before["server-1"] + 1}
     lab.power_on("server-3")
     lab.wait("server-3")
     _wait(lambda: "server-3" in _ready(lab))
-    operator.deploys("os_deploy:server-1")
+    assert (voters(lab), operator.doit("plan").status) == (SERVERS, 0)
 
 
 def test_a_dead_server_that_comes_back_empty_joins_and_founds_nothing(lab: Lab, operator: Operator) -> None:
