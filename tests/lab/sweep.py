@@ -59,6 +59,7 @@ _POINTLESS = {("no_boot", "proof"), ("ignition_fails", "proof"), ("ssh_drops", "
               ("ssh_drops", "reboot"), ("disk_full", "reboot"), ("wrong_host_key", "reboot")}  # fmt: skip
 _SAID = {"checks": "checks what", "drain": "is drained", "reset": "is reset"}
 _GAP = 25.0  # seconds for which no write to etcd may be taken; an election takes a few on a busy machine
+_FLAP = 20.0  # seconds in which a node has to be ready that was told as ready
 _ENDS = 240.0  # seconds in which os_deploy has to end by itself
 _TLS = "/var/lib/rancher/k3s/server/tls/etcd"
 _PUT = (
@@ -165,8 +166,9 @@ class Cluster:
             outcome.wrong.append("exit status 0, and nothing was deployed")
         left = self._left(host)
         outcome.left = self._as_text(host, left, old)
-        if done and status == 0 and not self._is_good(host, label):
-            outcome.wrong.append(f"it was told as done, and it is not: {outcome.left}")
+        lacks = self._lacks(host, label) if done else ""
+        if lacks:
+            outcome.wrong.append(f"it was told as done, and it is not: {lacks}")
         if left.get("proven") and left["proven"] != old and not done and tried.fault not in (KILLED, "ssh_drops"):
             outcome.wrong.append("it was proven, and that was not told")
         self._mend(tried)
@@ -175,8 +177,9 @@ class Cluster:
         again = self.operator.doit(f"os_deploy:{host}", "--yes", "--timeout", "60s", "--drain-timeout", "20s")
         outcome.then = _told(host, again.status, again.out, again.err)
         after = lab.status()
-        if again.status or not self._is_good(host, label):
-            outcome.wrong.append(f"the same command did not bring it there: {_last(again.out, again.err)}")
+        lacks = _last(again.out, again.err) if again.status else self._lacks(host, label)
+        if lacks:
+            outcome.wrong.append(f"the same command did not bring it there: {lacks}")
             outcome.broken = True
             return
         resets = after[host]["boots"] - before[host]["boots"]
@@ -209,7 +212,7 @@ class Cluster:
     def _as_text(self, host: str, left: dict[str, str], old: str) -> str:
         state = self.lab.status()[host]
         if not left:
-            return f"{state['state']}: {state['why']}"
+            return f"{state['state']}: {state['why']}".strip(": ")
         runs = left.get("runs", "")
         words = ["old config" if runs == old else "new config" if runs else "no config"]
         if runs and runs != old:
@@ -229,16 +232,33 @@ class Cluster:
                     return found
         return {}
 
-    def _is_good(self, host: str, label: str) -> bool:
-        """Tell whether the host runs the config with a label, proven, with a node that is ready and takes pods."""
+    def _lacks(self, host: str, label: str) -> str:
+        """Return what a host lacks that runs the config with a label, is proven, and has a ready node that takes pods.
+
+        A node that is ready may miss a heartbeat, above all where the network is slow: that it is, is waited for.
+        """
+        until = time.monotonic() + _FLAP
+        while True:
+            said = self._lacks_now(host, label)
+            if not said.startswith("Ready") or time.monotonic() > until:
+                return said
+            time.sleep(0.5)
+
+    def _lacks_now(self, host: str, label: str) -> str:
         node, left = self._node(host), self._left(host)
-        if not node or not left.get("runs"):
-            return False
+        if not node:
+            return "no other server tells of its node"
+        if not left.get("runs") or left["proven"] != left["runs"]:
+            return "it is not proven"
+        told = [key for key in ("staged", "intent") if key in left]
+        if told:
+            return f"it has left {', '.join(told)}"
+        if node["metadata"]["labels"].get("sweep") != label:
+            return f"its node has another label: {node['metadata']['labels']}"
+        if node.get("spec", {}).get("unschedulable"):
+            return "it is cordoned"
         ready = {each["type"]: each["status"] for each in node["status"]["conditions"]}.get("Ready")
-        labels = node["metadata"]["labels"].get("sweep")
-        cordoned = node.get("spec", {}).get("unschedulable")
-        whole = left["proven"] == left["runs"] and not {"staged", "intent"} & set(left)
-        return (labels, ready, bool(cordoned), whole) == (label, "True", False, True)
+        return "" if ready == "True" else f"Ready is {ready}"
 
     def _mend(self, tried: Combination) -> None:
         """Switch the fault off, and what has no power or hangs, on."""
