@@ -306,26 +306,39 @@ def test_a_reset_keeps_what_rule_7_says() -> None:
     assert "rm -rf" not in deploy.reset_script(images, "d")
 
 
-def test_a_reset_that_fails_takes_itself_back_and_starts_k3s_again(tmp_path: Path) -> None:
+def run_reset(tmp_path: Path, free: int) -> tuple[int, list[str]]:
+    """Run the script of a reset with programs that only note what they are told to; flatcar-reset fails."""
     programs = tmp_path / "bin"
     programs.mkdir()
     said = tmp_path / "said"
     for name in ("systemctl", "flatcar-reset", "sync", "k3s-killall.sh"):
         fails = 'case "$*" in *--ignition-file*) exit 7 ;; esac' if name == "flatcar-reset" else ""
         (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{said}\n{fails}\n')
-        (programs / name).chmod(0o755)
-    script = deploy.reset_script(HOSTS["server-1"], "d" * 64, str(tmp_path / "log"))
+    (programs / "df").write_text(f"#!/bin/sh\necho head\necho disk 1 1 {free} 1% /\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    script = deploy.reset_script(HOSTS["server-1"], "d" * 64, str(tmp_path / "log"), str(tmp_path / "complaint"))
     script = script.replace("/opt/bin:/usr/local/bin:$PATH", f"{programs}:/usr/bin:/bin")
     script = script.replace("/var/lib/", f"{tmp_path}/")
     done = subprocess.run(["sh", "-c", script], check=False, capture_output=True)
-    lines = said.read_text().splitlines()
-    assert done.returncode == 7
-    assert lines[-2:] == ["flatcar-reset --stop", "systemctl start --no-block k3s-agent"] or lines[-2:] == [
-        "flatcar-reset --stop",
-        "systemctl start --no-block k3s",
-    ]
+    return done.returncode, said.read_text().splitlines()
+
+
+def test_a_reset_that_fails_takes_itself_back_and_starts_k3s_again(tmp_path: Path) -> None:
+    status, lines = run_reset(tmp_path, 1 << 30)
+    assert status == 7
+    assert lines[-2] == "flatcar-reset --stop"
+    assert lines[-1] in ("systemctl start --no-block k3s-agent", "systemctl start --no-block k3s")
     assert "systemctl reboot" not in lines
-    assert "failed with status 7" in (tmp_path / "log").read_text()
+    for told in ("log", "complaint"):
+        assert "failed with status 7" in (tmp_path / told).read_text()
+
+
+def test_a_host_whose_disk_has_become_full_is_not_reset_and_k3s_runs_on(tmp_path: Path) -> None:
+    status, lines = run_reset(tmp_path, 1000)
+    assert status == 1
+    assert not [line for line in lines if "stop k3s" in line or "--ignition-file" in line or "reboot" in line]
+    assert "only 1000 KB are free" in (tmp_path / "complaint").read_text()
 
 
 def test_a_permit_has_the_form_that_the_gate_reads() -> None:

@@ -16,6 +16,7 @@ from i12e.model import Host
 NOTHING, PROVE, FOUND, REBOOT, RESET, INSTALL, REFUSE = (
     *("nothing", "prove", "found", "reboot", "reset", "install", "refuse"),
 )
+FAILED = "/run/i12e-reset.failed"  # there is always room
 _CONTAINERD = "/var/lib/rancher/k3s/agent/containerd"
 _ROOM = 200 * 1024  # KB that a host has to have free
 
@@ -313,7 +314,7 @@ def order(now: Situation, targets: Iterable[str]) -> list[str]:
     return servers + agents
 
 
-def reset_script(host: Host, digest: str, log: str = f"{STATE}/next.log") -> str:
+def reset_script(host: Host, digest: str, log: str = f"{STATE}/next.log", complaint: str = FAILED) -> str:
     """Given a host and the digest of the config that lies in next.ign, return the script that resets and reboots it.
 
     It runs apart from any ssh session. What fails leaves the host as it was, with k3s started again.
@@ -326,20 +327,24 @@ def reset_script(host: Host, digest: str, log: str = f"{STATE}/next.log") -> str
 set -eu
 exec >>{log} 2>&1
 export PATH=/opt/bin:/usr/local/bin:$PATH
-echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) reset to {digest[:12]}"
 unit=''
 for each in k3s k3s-agent; do
     if systemctl is-active --quiet "$each" || systemctl is-failed --quiet "$each"; then unit=$each; fi
 done
+why=''
 failed() {{
     status=$?
-    echo "failed with status $status; this host stays as it is"
+    set +e  # on a disk that is full, what is said here is an error too
+    echo "failed with status $status; this host stays as it is${{why:+: $why}}" | tee {complaint}
     flatcar-reset --stop || true
     rm -f {STATE}/next.sum
     if [ "$unit" ]; then systemctl start --no-block "$unit"; fi
     exit "$status"
 }}
 trap failed EXIT
+free=$(df -Pk /var/lib | awk 'NR == 2 {{ print $4 }}')
+if [ "$free" -lt {_ROOM} ]; then why="only $free KB are free, with which it would not come up again"; exit 1; fi
+echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) reset to {digest[:12]}"
 systemctl stop k3s k3s-agent 2>/dev/null || true
 killall=$(command -v k3s-killall.sh || true)
 if [ "$killall" ]; then sh "$killall" || true; fi

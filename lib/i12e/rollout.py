@@ -533,9 +533,8 @@ class _Step:
         if self.plan.action == deploy.REBOOT:
             unit = "systemd-run --quiet --collect --unit=i12e-reset systemctl reboot"
         with suppress(remote.Lost, remote.Slow):  # whether it began is seen by what comes of it
-            done = self.remote.run(
-                f"systemctl reset-failed i12e-reset 2>/dev/null; rm -f {STATE}/next.log; {unit}", limit=30
-            )
+            clear = f"systemctl reset-failed i12e-reset 2>/dev/null; rm -f {STATE}/next.log {deploy.FAILED}"
+            done = self.remote.run(f"{clear}; {unit}", limit=30)
             if done.status:
                 raise Stopped(self.name, f"the reset did not begin: {done.complaint.strip()}")
         self.rollout.let_go(self.name)
@@ -544,7 +543,7 @@ class _Step:
         remote.patiently(lambda: self.rollout.take(self.name), _ANSWER, screen.say, again)
 
     def _has_rebooted(self) -> str:
-        script = f"cat /proc/sys/kernel/random/boot_id; tail -n 2 {STATE}/next.log 2>/dev/null || true"
+        script = f"cat /proc/sys/kernel/random/boot_id; cat {deploy.FAILED} 2>/dev/null || true"
         try:
             done = self.remote.run(script, limit=10)
         except (remote.Refused, remote.Lost, remote.Slow) as error:
@@ -552,8 +551,8 @@ class _Step:
         boot_id, _, log = done.output.partition("\n")
         if boot_id.strip() != self.found.boot_id:
             return ""
-        if "failed with status" in log:
-            raise Stopped(self.name, f"the reset failed, the host is as it was: {' / '.join(log.split(chr(10)))}")
+        if log.strip():
+            raise Stopped(self.name, f"the reset failed, the host is as it was: {log.strip()}", f"see {STATE}/next.log")
         return "it has not gone down yet"
 
     def _prove(self) -> None:
