@@ -304,8 +304,14 @@ class _Run:
         self.reached = True
         if self.tried.fault == KILLED:
             self.process.send_signal(signal.SIGKILL)
-        else:
+        elif self.tried.step == "before" or how:  # it is not started yet
             self.lab.fault(self.tried.host, self.tried.fault, **how)
+        else:  # a disk takes a second to fill: os_deploy waits at its step for that
+            self.process.send_signal(signal.SIGSTOP)
+            try:
+                self.lab.fault(self.tried.host, self.tried.fault)
+            finally:
+                self.process.send_signal(signal.SIGCONT)
 
     def finish(self) -> tuple[str, str, int]:
         """Return what it printed and its exit status; raise Trouble if it does not end."""
