@@ -294,11 +294,12 @@ class _Run:
             thread.start()
 
     def _read(self, stream: IO[str], lines: list[str]) -> None:
-        for line in stream:
-            lines.append(line)
-            said = _SAID.get(self.tried.step)
-            if said and not self.reached and f"{self.tried.host}: {said}" in line:
-                self._strike()
+        with stream:
+            for line in stream:
+                lines.append(line)
+                said = _SAID.get(self.tried.step)
+                if said and not self.reached and f"{self.tried.host}: {said}" in line:
+                    self._strike()
 
     def _strike(self, **how: Any) -> None:
         self.reached = True
