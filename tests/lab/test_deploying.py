@@ -231,11 +231,13 @@ def test_a_dead_server_that_comes_back_empty_joins_and_founds_nothing(lab: Lab, 
 
 
 def test_a_host_that_does_not_get_healthy_is_not_told_as_done_and_goes_back(lab: Lab, operator: Operator) -> None:
-    lab.fault("agent-1", "k3s_never_ready")
     operator.edit("hosts/lab/agent-1.yaml", "nvme", "hdd")
-    done = operator.doit("os_deploy:agent-1", "--yes", "--timeout", "15s")
-    assert (done.status, "DEPLOY" in done.out) == (1, False)
-    assert "waited 15 s for its health" in done.err
+    process = operator.start("os_deploy:agent-1", "--yes", "--timeout", "15s")
+    _until(process.stderr, "is reset")  # before that it is drained, which takes a node that lives
+    lab.fault("agent-1", "k3s_never_ready")
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, "DEPLOY" in out) == (1, False)
+    assert "waited 15 s for its health" in err
     lab.fault("agent-1", "k3s_never_ready", on=False)
     back = operator.doit("os_rollback:agent-1", "--yes", "--timeout", "60s")
     assert back.status == 0, back.err
