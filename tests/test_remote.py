@@ -453,6 +453,227 @@ def test_no_more_sessions_is_temporary_and_breaks_nothing_that_runs(start: Start
         assert held.alive()
 
 
+# what is streamed
+
+
+def collected(pieces: list[bytes]) -> bytes:
+    assert all(pieces)
+    return b"".join(pieces)
+
+
+def test_what_is_streamed_is_handed_on_and_not_kept(host: Remote) -> None:
+    pieces: list[bytes] = []
+    done = host.stream("cat; echo err >&2; exit 3", pieces.append, b"in\0\xff\n")
+    assert (done.status, done.output, done.complaint) == (3, "", "err\n")
+    assert collected(pieces) == b"in\0\xff\n"
+
+
+def test_a_stream_of_nothing_is_nothing(host: Remote) -> None:
+    pieces: list[bytes] = []
+    assert host.stream("true", pieces.append).status == 0
+    assert pieces == []
+
+
+def test_what_is_streamed_comes_as_it_is_written(host: Remote, tmp_path: Path) -> None:
+    pieces: list[bytes] = []
+
+    def take(piece: bytes) -> None:
+        pieces.append(piece)
+        if collected(pieces) == b"i12e is it":  # which begins as a mark does
+            (tmp_path / "go").touch()
+
+    script = f"printf 'i12e is it'; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; printf ' all'"
+    assert host.stream(script, take, quiet=PATIENCE).status == 0
+    assert collected(pieces) == b"i12e is it all"
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_stream_cut_anywhere_is_handed_on_to_the_byte(data: st.DataObject) -> None:
+    mark = "i12e-0123456789abcdef"
+    like = st.sampled_from([f"{mark}\n", f"{mark} end", mark[:7], f"{mark} e", f"{mark} ended 0\n", "\n"])
+    content = b"".join(data.draw(st.lists(st.one_of(st.binary(max_size=9), like.map(str.encode)), max_size=8)))
+    begin, end = f"{mark}\n".encode(), f"{mark} end\n".encode()
+    whole = b"noise " + begin + content + end + b"from the background"
+    expected = content.partition(end)[0]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
+    pieces: list[bytes] = []
+    tap = remote._Tap(mark, pieces.append)
+    for start, stop in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+        tap(whole[start:stop])
+    assert tap.ended
+    assert collected(pieces) == expected
+
+
+def test_what_a_login_says_is_no_part_of_a_stream(start: Start) -> None:
+    sshd = start(options='ForceCommand echo noise; eval "$SSH_ORIGINAL_COMMAND"; echo bye')
+    pieces: list[bytes] = []
+    with Remote(sshd.target()) as host:
+        assert host.stream("echo out", pieces.append).status == 0
+    assert collected(pieces) == b"out\n"
+
+
+LARGE = """
+import hashlib, resource
+file, digest = sys.argv[1], hashlib.sha256()
+host.stream(f"cat {file}", digest.update)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+digest = hashlib.sha256()
+done = host.stream(f"for n in $(seq 300); do cat {file}; done", digest.update)
+print(done.status, digest.hexdigest(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_300_megabytes_arrive_whole_and_take_no_memory(sshd: Sshd, tmp_path: Path) -> None:
+    content = os.urandom(1_000_000)
+    (tmp_path / "content").write_bytes(content)
+    digest = hashlib.sha256()
+    for _ in range(300):
+        digest.update(content)
+    process, _ = child(sshd, LARGE.replace("sys.argv[1]", repr(str(tmp_path / "content"))))
+    out, err = process.communicate(timeout=120)
+    assert err == ""
+    status, found, kilobytes = out.split()
+    assert (status, found) == ("0", digest.hexdigest())
+    assert int(kilobytes) < 50_000
+
+
+def test_while_the_taker_works_the_script_waits(host: Remote, tmp_path: Path) -> None:
+    """What is on its way is less than 8 MB: pipes, and the windows of ssh."""
+    wrote = tmp_path / "wrote"
+    script = f"n=0; while [ $n -lt 64 ]; do head -c 1000000 /dev/zero; n=$((n + 1)); echo $n > {wrote}; done"
+    got, taken, seen = 0, 0, list[int]()
+
+    def take(piece: bytes) -> None:
+        nonlocal got, taken
+        got += len(piece)
+        if taken == 0 and got > 1_000_000:
+            taken = 1
+            until(lambda: still(wrote, seen), "the script's wait")
+        assert got > 0
+
+    assert host.stream(script, take).status == 0
+    assert got == 64_000_000
+    assert seen[-1] < 8
+
+
+def still(file: Path, seen: list[int]) -> bool:
+    """Tell whether the number in a file stays what it is, seen again for half a second."""
+    seen.append(int(file.read_text() or "0") if file.exists() else 0)
+    time.sleep(0.04)
+    return len(seen) > 12 and len(set(seen[-12:])) == 1
+
+
+def test_a_taker_that_takes_its_time_is_no_silence(host: Remote) -> None:
+    pieces: list[bytes] = []
+
+    def take(piece: bytes) -> None:
+        pieces.append(piece)
+        time.sleep(0.3)
+
+    assert host.stream("echo a; sleep 0.1; echo b", take, quiet=0.25).status == 0
+    assert collected(pieces) == b"a\nb\n"
+
+
+def test_a_script_that_fails_after_half_of_a_stream_has_its_status(host: Remote) -> None:
+    pieces: list[bytes] = []
+    done = host.stream("head -c 5000000 /dev/zero; echo 'the disk is gone' >&2; exit 74", pieces.append)
+    assert (done.status, done.complaint) == (74, "the disk is gone\n")
+    assert len(collected(pieces)) == 5_000_000
+
+
+@pytest.mark.parametrize("how", ["cut", "kill", "shell"])
+def test_a_stream_whose_connection_breaks_is_lost(sshd: Sshd, host: Remote, tmp_path: Path, how: str) -> None:
+    pieces: list[bytes] = []
+
+    def take(piece: bytes) -> None:
+        if not pieces:
+            match how:
+                case "cut":
+                    sshd.cut()
+                case "kill":
+                    sshd.signal(signal.SIGKILL)
+                case "shell":
+                    os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        pieces.append(piece)
+
+    script = f"echo working >&2; echo $PPID > {tmp_path}/pid; while :; do head -c 100000 /dev/zero; done"
+    with pytest.raises(Lost) as caught:
+        host.stream(script, take)
+    assert caught.value.why.endswith("its last word was: working")
+    assert pieces
+    assert host.run("echo next").output == "next\n"
+
+
+def test_a_stream_that_lacks_its_end_is_lost_though_the_scripts_status_came(
+    host: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the connection breaks between the status, which has a way of its own, and the last of the output."""
+    monkeypatch.setattr(remote, "_END_OF_STREAM", "exec >&-; ")
+    with pytest.raises(Lost):
+        host.stream("echo part", lambda piece: None)
+
+
+def test_what_the_taker_raises_ends_the_script_and_is_raised(host: Remote, tmp_path: Path) -> None:
+    class Full(Exception):
+        pass
+
+    def take(piece: bytes) -> None:
+        raise Full
+
+    script = f"trap '' HUP PIPE; echo $$ > {tmp_path}/pid; while :; do head -c 100000 /dev/zero; done"
+    with pytest.raises(Full):
+        host.stream(script, take)
+    until(lambda: not lives(int((tmp_path / "pid").read_text())), "the end of the script")
+    assert host.run("echo next").output == "next\n"
+
+
+def test_a_taker_that_would_block_is_not_taken_for_an_empty_pipe(host: Remote) -> None:
+    def take(piece: bytes) -> None:
+        raise BlockingIOError
+
+    with pytest.raises(BlockingIOError):
+        host.stream("echo out", take)
+
+
+def test_a_stream_that_falls_silent_is_slow_and_its_script_ends(host: Remote) -> None:
+    pieces: list[bytes] = []
+    with pytest.raises(Slow, match=r"not a byte for \S+ s, its last word was: (\d+)") as caught:
+        host.stream("trap '' HUP; echo $$ >&2; echo first; sleep 60; echo no", pieces.append, quiet=0.5)
+    assert collected(pieces) == b"first\n"
+    until(lambda: not lives(int(caught.value.why.rpartition(" ")[2])), "the end of the script")
+
+
+def test_a_script_that_complains_without_end_is_broken_off_in_a_stream(
+    host: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_MOST", 1_000_000)
+    pieces: list[bytes] = []
+    assert host.stream("head -c 3000000 /dev/zero", pieces.append).status == 0
+    assert len(collected(pieces)) == 3_000_000
+    with pytest.raises(TooMuch, match="wrote more than 1 MB"):
+        host.stream("yes >&2", pieces.append)
+
+
+def test_a_stream_is_logged_without_what_the_taker_says(sshd: Sshd) -> None:
+    lines: list[str] = []
+
+    def take(piece: bytes) -> None:
+        raise ValueError("a-secret")
+
+    with Remote(sshd.target(), lines.append) as host:
+        host.stream("echo out", lambda piece: None)
+        with pytest.raises(ValueError, match="a-secret"):
+            host.stream("echo out", take)
+    told = [line for line in lines if not line.startswith("connecting")]
+    assert [re.sub(r"[\d.]+ s", "T", line) for line in told] == [
+        "$ echo out",
+        "= 0 in T",
+        "$ echo out",
+        "= ValueError (T)",
+    ]
+
+
 # becoming root
 
 
@@ -494,6 +715,17 @@ def test_a_user_who_may_not_become_root_is_no_failure_of_the_script(user: Remote
     with pytest.raises(NotAllowed, match="sudo: a password is required") as caught:
         user.run("true")
     assert caught.value.remedy == "the user has to be allowed sudo -n"
+
+
+def test_a_stream_is_roots_too_and_none_where_that_is_not_allowed(user: Remote, tmp_path: Path) -> None:
+    pieces: list[bytes] = []
+    assert user.stream("cat", pieces.append, b"in").status == 0
+    assert pieces == [b"in"]
+    assert (tmp_path / "asked").read_text() == "sudo\n"
+    (tmp_path / "forbidden").touch()
+    with pytest.raises(NotAllowed, match="sudo: a password is required"):
+        user.stream("echo no", pieces.append)
+    assert pieces == [b"in"]
 
 
 # what can be seen

@@ -119,8 +119,10 @@ def target(host: Host, root: Path) -> Target:
 # itself would say, as that the script was killed, is no part of what the script said.
 _WRAPPER = (
     "printf '{mark} ready %s\\n' $$ >&2; IFS= read -r go && [ \"$go\" = {mark} ] || exit 0; set --; {become}"
-    "printf '{mark}\\n'; exec 3>&2 2>/dev/null; \"$@\" sh -c {script} sh 2>&3 3>&-; printf '{mark} ended %s\\n' $? >&3"
+    "printf '{mark}\\n'; exec 3>&2 2>/dev/null; \"$@\" sh -c {script} sh 2>&3 3>&-; "
+    "set -- $?; {end}printf '{mark} ended %s\\n' $1 >&3"
 )
+_END_OF_STREAM = "printf '{mark} end\\n'; "
 _BECOME = 'if [ "$(id -u)" != 0 ]; then set -- sudo -n; fi; '
 _BEGUN = "printf '{mark} begun\\n' >&2\n"
 # head takes no more than it is told to; a script that is too long for an argument comes before the command's input.
@@ -157,16 +159,25 @@ class Remote:
         write elsewhere. Raise Refused, UnknownKey, ChangedKey, NotAllowed or Unreachable if nothing ran, Lost if
         the connection broke meanwhile, Slow when the limit passed, TooMuch for more than 64 MB of output.
         """
-        began = time.monotonic()
-        self._log(f"$ {script}" + (f"  # with {len(stdin)} bytes of input" if stdin else ""))
-        try:
-            done = self._run(script, stdin, limit, root)
-        except Unreachable as error:
-            self._log(f"= {type(error).__name__}: {error.why} ({duration(time.monotonic() - began)})")
-            raise
-        last = clean((done.complaint.splitlines() or [""])[-1]) if done.status else ""
-        self._log(f"= {done.status} in {time.monotonic() - began:.1f} s{f': {last}' if last else ''}")
-        return done
+        return self._logged(script, stdin, lambda: self._run(script, stdin, limit, root))
+
+    def stream(
+        self,
+        script: str,
+        take: Callable[[bytes], None],
+        stdin: bytes = b"",
+        quiet: float = 60.0,
+        root: bool = True,
+    ) -> Done:
+        """Given a script for sh and who takes its output, return how it ended, with an output of "".
+
+        `take` gets what the script writes to standard output as it comes, in pieces that are never empty; while it
+        works nothing is read, and so the script waits. Whoever gets a Done got all of it. What take raises is
+        raised, after the script was told to end. `quiet` is how many seconds may pass without a byte from or to the
+        script; take's own time does not count. Raise Slow when they passed, else as run() does; TooMuch counts
+        standard error alone.
+        """
+        return self._logged(script, stdin, lambda: self._stream(script, take, stdin, quiet, root))
 
     def hold(self, script: str, root: bool = True) -> Held:
         """Given a script for sh that ends when its input does, start it and return it while it runs.
@@ -200,6 +211,19 @@ class Remote:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _logged(self, script: str, stdin: bytes, action: Callable[[], Done]) -> Done:
+        began = time.monotonic()
+        self._log(f"$ {script}" + (f"  # with {len(stdin)} bytes of input" if stdin else ""))
+        try:
+            done = action()
+        except BaseException as error:
+            why = f": {error.why}" if isinstance(error, Unreachable) else ""  # another's text may hold anything
+            self._log(f"= {type(error).__name__}{why} ({duration(time.monotonic() - began)})")
+            raise
+        last = clean((done.complaint.splitlines() or [""])[-1]) if done.status else ""
+        self._log(f"= {done.status} in {time.monotonic() - began:.1f} s{f': {last}' if last else ''}")
+        return done
+
     def _run(self, script: str, stdin: bytes, limit: float, root: bool) -> Done:
         session = self._begin(script, stdin, root)
         try:
@@ -212,22 +236,47 @@ class Remote:
                 self._stop(session)
                 raise Slow(self.target.name, f"no end after {duration(limit)}, {_last(session)}")
             if session.status is None:
-                why = session.said() or self._said() or "the connection broke"
-                raise Lost(self.target.name, f"{clean(why)}; {_last(session)}")
+                raise self._lost(session)
             session.drain()
-            if not session.begun:
-                raise NotAllowed(self.target.name, _last(session), "the user has to be allowed sudo -n")
-            return session.done()
+            return self._done(session)
         finally:
             session.kill()
 
-    def _begin(self, script: str, stdin: bytes, root: bool, keep: bool = False) -> _Session:
+    def _stream(self, script: str, take: Callable[[bytes], None], stdin: bytes, quiet: float, root: bool) -> Done:
+        session = self._begin(script, stdin, root, take=take)
+        try:
+            try:
+                flowed = session.flow(quiet)
+            except BaseException:
+                self._stop(session)
+                raise
+            if not flowed:
+                self._stop(session)
+                raise Slow(self.target.name, f"not a byte for {duration(quiet)}, {_last(session)}")
+            if not session.is_whole:
+                raise self._lost(session)
+            return self._done(session)
+        finally:
+            session.kill()
+
+    def _lost(self, session: _Session) -> Lost:
+        why = session.said() or self._said() or "the connection broke"
+        return Lost(self.target.name, f"{clean(why)}; {_last(session)}")
+
+    def _done(self, session: _Session) -> Done:
+        if not session.begun:
+            raise NotAllowed(self.target.name, _last(session), "the user has to be allowed sudo -n")
+        return session.done()
+
+    def _begin(
+        self, script: str, stdin: bytes, root: bool, keep: bool = False, take: Callable[[bytes], None] | None = None
+    ) -> _Session:
         """Start a script; where the kept connection turns out to be dead, once more over a new one."""
         while True:
             with self._lock:
                 fresh = self._master is None or not self._master.lives
                 master = self._connect() if fresh or self._master is None else self._master
-            session = self._session(master, script, stdin, root)
+            session = self._session(master, script, stdin, root, take)
             try:
                 session.pump(lambda: session.pid is not None, time.monotonic() + _READY)  # noqa: B023  # ended below
                 if session.pid is not None:
@@ -246,17 +295,20 @@ class Remote:
                 if self._master is master:
                     self.drop()
 
-    def _session(self, master: _Master, script: str, stdin: bytes, root: bool) -> _Session:
+    def _session(
+        self, master: _Master, script: str, stdin: bytes, root: bool, take: Callable[[bytes], None] | None = None
+    ) -> _Session:
         mark = f"i12e-{secrets.token_hex(8)}"
         text = _BEGUN.format(mark=mark) + script
         become = _BECOME if root else ""
-        command = _WRAPPER.format(mark=mark, become=become, script=shlex.quote(text))
+        end = _END_OF_STREAM.format(mark=mark) if take else ""
+        command = _WRAPPER.format(mark=mark, become=become, end=end, script=shlex.quote(text))
         if len(_bytes(command)) > _LONG:
             stdin = _bytes(text) + stdin
-            command = _WRAPPER.format(
-                mark=mark, become=become, script=shlex.quote(_FROM_INPUT.format(size=len(_bytes(text))))
-            )
-        return _Session(self.target, master, mark, command, stdin, self._file("session"))
+            short = shlex.quote(_FROM_INPUT.format(size=len(_bytes(text))))
+            command = _WRAPPER.format(mark=mark, become=become, end=end, script=short)
+        tap = _Tap(mark, take) if take else None
+        return _Session(self.target, master, mark, command, stdin, self._file("session"), tap)
 
     def _stop(self, session: _Session) -> None:
         """Do what can be done to end a session's processes over there."""
@@ -411,10 +463,55 @@ class _Master:
         self._log.unlink(missing_ok=True)
 
 
+class _Tap:
+    """Hands on what comes between the mark of the beginning and that of the end, and keeps none of it.
+
+    The end's own mark tells the whole from the part: a connection that breaks ends the output too.
+    """
+
+    def __init__(self, mark: str, take: Callable[[bytes], None]) -> None:
+        self.ended = False
+        self._take = take
+        self._begin, self._end = f"{mark}\n".encode(), f"{mark} end\n".encode()
+        self._begun = False
+        self._kept = b""
+
+    def __call__(self, read: bytes) -> None:
+        """Given what was read, hand on what of it is the script's."""
+        if self.ended:
+            return
+        data = self._kept + read
+        if not self._begun:
+            before, begin, data = data.partition(self._begin)
+            if not begin:
+                self._kept = before[-len(self._begin) :]
+                return
+            self._begun = True
+        data, end, _ = data.partition(self._end)
+        self.ended = bool(end)
+        size = len(data) - (0 if end else self._unsure(data))
+        self._kept = data[size:]
+        if size:
+            self._take(data[:size])
+
+    def _unsure(self, data: bytes) -> int:
+        """Return how many of the last bytes may be the beginning of the end's mark."""
+        return next((size for size in range(len(self._end) - 1, 0, -1) if data.endswith(self._end[:size])), 0)
+
+
 class _Session:
     """One command over the kept connection."""
 
-    def __init__(self, target: Target, master: _Master, mark: str, command: str, stdin: bytes, said: Path) -> None:
+    def __init__(
+        self,
+        target: Target,
+        master: _Master,
+        mark: str,
+        command: str,
+        stdin: bytes,
+        said: Path,
+        tap: _Tap | None = None,
+    ) -> None:
         self.mark = mark
         self.output = bytearray()
         self.pid: int | None = None
@@ -433,7 +530,11 @@ class _Session:
         start = [*_ssh(options), "-F", "/dev/null", "-T", "-E", str(said), "--", target.destination, command]
         self._process = _start(start, subprocess.PIPE)
         self._input = _pipe(self._process.stdin)
-        self._streams = {_pipe(self._process.stdout): self.output, _pipe(self._process.stderr): self._errors}
+        self._tap = tap
+        self._streams: dict[IO[bytes], Callable[[bytes], object]] = {
+            _pipe(self._process.stdout): tap or self.output.extend,
+            _pipe(self._process.stderr): self._errors.extend,
+        }
         for stream in (self._input, *self._streams):
             os.set_blocking(stream.fileno(), False)
 
@@ -460,6 +561,18 @@ class _Session:
             self._step(max(0.0, left))
             if left <= 0:
                 return
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the script has ended and all of its output was handed on."""
+        return self.status is not None and self._tap is not None and self._tap.ended
+
+    def flow(self, quiet: float) -> bool:
+        """Give and take until all was handed on or nothing more can come; return False if it was quiet for so long."""
+        while not self.is_whole and self._streams:
+            if not self._step(quiet):
+                return False
+        return True
 
     def drain(self) -> None:
         """Take what is still on its way; what runs on in the background and says nothing is not waited for."""
@@ -523,12 +636,15 @@ class _Session:
         return bool(ready)
 
     def _take(self, stream: IO[bytes]) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             read = os.read(stream.fileno(), 1 << 18)
-            self._streams[stream] += read
-            if not read:
-                del self._streams[stream]
-                stream.close()
+        except BlockingIOError:
+            return
+        if read:
+            self._streams[stream](read)
+        else:
+            del self._streams[stream]
+            stream.close()
         if len(self.output) + len(self._errors) > _MOST:
             raise TooMuch(self._host, f"a command wrote more than {_MOST // 1_000_000} MB and was broken off")
         self._look()
