@@ -21,7 +21,7 @@ from i12e.fields import dotted
 from i12e.model import Fleet
 from i12e.paths import Paths, environments
 from i12e.patterns import FORMS
-from i12e.settings import FORM, SHARED, UNIT, Cluster, Settings, _said, _text
+from i12e.settings import ALARMS, FORM, SHARED, STORES, UNIT, Cluster, Settings, _said, _text
 from i12e.yamlfile import Octal
 from test_engine import holding, process
 from test_model import AGENT, BROKEN_FILES, BROKEN_LINES, CLUSTER, DUAL, GOOD, SERVER, cases, load, warnings
@@ -558,6 +558,10 @@ def test_each_example_is_one_that_an_editor_and_doit_take(kind: str, path: schem
         data["network"].pop("hosts", None)
     if path == ("files", schema.ITEM, "local"):
         del data["files"][0]["contents"]
+    for name, kinds in {"stores": STORES, "alarms": ALARMS}.items():
+        if path[:3] == ("backup", name, schema.ITEM) and {*path} & {*kinds}:  # an entry has one of these keys alone
+            entry = data["backup"][name][0]
+            data["backup"][name] = [{key: value for key, value in entry.items() if key not in kinds or key == path[3]}]
     text = json.dumps(data).replace(f'"mode": {0o600}', '"mode": 0600')
     host = DUAL_SERVER if "cidr" in path[-1] else SERVER
     fleet = load(text, server_1=host) if kind == "cluster" else load(CLUSTER, server_1=text)

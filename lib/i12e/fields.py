@@ -25,6 +25,9 @@ RESERVED = frozenset({"example", "lab", "helm", "local", "default", "files", "bu
 DEMO_KEY_COMMENT = "demo-key-of-the-i12e-example-replace-me"
 """How the ssh key of the example and of the docs ends, which nobody can log in with."""
 
+EXAMPLE_RECIPIENT = "age1f26wxs78ahhzlx7dts2qxy4jagq45vg6k89rc778n6njwmn6cqms3rflee"
+"""The age public key of the docs, whose private half was thrown away: nobody can open what is sealed to it."""
+
 # For what all hosts of a cluster have alike, and what would be checked again for each of them.
 _same_for_all_hosts = functools.lru_cache(maxsize=256)
 
@@ -52,6 +55,7 @@ _SYSEXT = re.compile(r"[a-z0-9](?:[-_a-z0-9]{0,62})\Z")
 _SYSEXT_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,62}\Z")
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 _LENGTH = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?\Z", re.ASCII)
+_SPAN = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m)?\Z", re.ASCII)
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d\Z", re.ASCII)
 _USER = re.compile(r"[a-z_][-a-z0-9_]{0,31}\Z")
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.([a-z]+)\Z")
@@ -62,6 +66,14 @@ _UNIT_KINDS = (
 _URL = re.compile(
     r"[hH][tT]{2}[pP][sS]?://(?:\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(?::\d{1,5})?(?:/[^\s?#]*)?\Z", re.ASCII
 )
+_RECIPIENT = re.compile(r"age1[qpzry9x8gf2tvdw0s3jn54khce6mua7l]{58}\Z")
+_FOLDER = re.compile(r"~?(?:/[^/\x00-\x1f\x7f]+)+\Z")
+_BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61}[a-z0-9])\Z")
+_REGION = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62})\Z")
+_PREFIX = re.compile(r"(?:[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)?\Z")
+# rclone: docs, "Valid remote names"
+_REMOTE = re.compile(r"[A-Za-z0-9_.+@](?:[A-Za-z0-9_.+@ -]*[A-Za-z0-9_.+@-])?:[^\x00-\x1f\x7f]*\Z")
+_KEY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}\Z")
 _SSH_TYPES = (
     *("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"),
     *("ecdsa-sha2-nistp521", "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"),
@@ -98,6 +110,9 @@ _NEVER_KEPT = {
     "/etc/i12e": "says which config a host runs, a kept one would lie",
     "/etc/rancher/k3s": "comes from the config, a kept one would be the old one",
 }
+DATABASE = "/var/lib/rancher/k3s/server/db"
+"""Where k3s has its datastore: etcd's files, or SQLite's."""
+_NOT_ON_DISK = ("/dev", "/proc", "/sys", "/run")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._/@:-]")
 _TOO_MUCH = ("/", "/etc", "/etc/systemd", "/etc/systemd/system", "/var", "/var/lib")
 
@@ -452,6 +467,48 @@ def minutes(text: str) -> int:
     return int(hours or 0) * 60 + int(rest or 0)
 
 
+DAY = 24 * 60 * 60
+_LONGEST = 31  # days
+
+
+def seconds(text: str) -> int:
+    """Given a span of time like 1d12h or 30m, return its seconds."""
+    found = _SPAN.match(text)
+    days, hours, rest = found.groups() if found else (None, None, None)
+    return int(days or 0) * DAY + int(hours or 0) * 3600 + int(rest or 0) * 60
+
+
+def span(text: str) -> str:
+    """Return a span of time of one minute to 31 days, like 30m, 6h, 1d or 1d12h."""
+    if not text or not _SPAN.match(text):
+        weeks = re.fullmatch(r"(\d{1,2})w", text, re.ASCII)
+        raise Wrong("is not a span of time", f"write {int(weeks[1]) * 7}d" if weeks else "like 30m, 6h or 1d")
+    if not 60 <= seconds(text) <= _LONGEST * DAY:
+        raise Wrong(f"is not at least 1m and at most {_LONGEST}d")
+    return text
+
+
+def slot(text: str) -> str:
+    """Return the length of a schedule's slots: one that divides a day, 5 minutes at least, or whole days.
+
+    So slots begin at the same times of each day, and every machine knows by its clock alone which one it is in.
+    """
+    length_ = seconds(span(text))
+    if length_ < 300:
+        raise Wrong("is less than 5m", "a backup may take longer than that")
+    if length_ % DAY if length_ > DAY else DAY % length_:
+        fitting = [minutes_ for minutes_ in range(5, 1441) if 1440 % minutes_ == 0]
+        nearest = min([*(n * 60 for n in fitting), *(n * DAY for n in range(1, 32))], key=lambda n: abs(n - length_))
+        raise Wrong("neither divides a day nor is whole days", f"like {spoken(nearest)}")
+    return text
+
+
+def spoken(length_: int) -> str:
+    """Given whole minutes in seconds, return them as a span of time."""
+    parts = ((length_ // DAY, "d"), (length_ % DAY // 3600, "h"), (length_ % 3600 // 60, "m"))
+    return "".join(f"{count}{unit_}" for count, unit_ in parts if count) or "0m"
+
+
 def path(text: str) -> str:
     """Return an absolute path without detours."""
     if not text.startswith("/"):
@@ -593,3 +650,143 @@ def url(text: str) -> str:
     if not _URL.match(text):  # urlsplit takes what no program that downloads would: [::1]80
         raise Wrong("is not an http or https URL", "like https://mirror.example.com")
     return text.rstrip("/")
+
+
+def recipient(text: str) -> str:
+    """Return the public half of an age key (X25519), as `age-keygen` shows it."""
+    if "SECRET-KEY" in text.upper():
+        rule = "is a PRIVATE key: take it out of the file, and make a new pair if it was committed"
+        raise Wrong(rule, "write the public one: age1...", show=False)
+    if text.startswith("ssh-"):
+        raise Wrong("is an ssh key, not an age public key", "./doit backup_keys makes one", show=False)
+    if not _RECIPIENT.match(text):
+        other = re.match(r"age1[a-z0-9+._-]+1", text)
+        rule = "is the key of a plugin, backups know plain age keys only" if other else "is not an age public key"
+        raise Wrong(rule, "like age1..., 62 characters")
+    if not _bech32("age", text[4:]):
+        raise Wrong("is a damaged age public key: its checksum is wrong", "copy it again")
+    return text
+
+
+_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+
+
+def _bech32(kind: str, data: str) -> bool:
+    """Return whether a text of bech32's signs has the checksum that goes with its kind (BIP 173)."""
+    values = [ord(sign) >> 5 for sign in kind] + [0] + [ord(sign) & 31 for sign in kind]
+    values += [_BECH32.index(sign) for sign in data]
+    found = 1
+    for value in values:
+        top = found >> 25
+        found = (found & 0x1FFFFFF) << 5 ^ value
+        for place, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
+            found ^= generator if top >> place & 1 else 0
+    return found == 1
+
+
+def folder(text: str) -> str:
+    """Return a folder on the operator's machine: an absolute path, or one below the home folder (~/...)."""
+    tail = text.removeprefix("~")
+    if text.startswith("~") and not tail.startswith("/"):
+        raise Wrong("is not a path of a folder", "~/... is below your own home folder")
+    if not text.startswith("~"):
+        path(text)
+    elif tail == "/" or posixpath.normpath(tail) != tail:
+        raise Wrong("is not a clean path", f"write ~{posixpath.normpath(tail).rstrip('/') or '/backups'}")
+    if text == "/":
+        raise Wrong("is the root of the file system", "name a folder of its own")
+    if not _FOLDER.match(text):
+        raise Wrong("holds a control character", show=False)
+    return text
+
+
+def bucket(text: str) -> str:
+    """Return the name of an S3 bucket."""
+    if text.startswith("s3://") or "/" in text:
+        rest = text.removeprefix("s3://").partition("/")
+        remedy = f"write bucket: {rest[0]}" + (f" and prefix: {rest[2].rstrip('/')}" if rest[2] else "")
+        raise Wrong("is a place, not the name of a bucket", remedy)
+    if not _BUCKET.match(text) or ".." in text:
+        raise Wrong("is not a bucket's name (a-z, 0-9, . and - inside, 3 to 63 characters)")
+    return text
+
+
+def region(text: str) -> str:
+    """Return the name of a region of S3's."""
+    if not _REGION.match(text):
+        raise Wrong("is not a region's name", "like eu-central-1")
+    return text
+
+
+def endpoint(text: str) -> str:
+    """Return the URL of an S3 service: scheme, host and perhaps port, nothing more."""
+    try:
+        found = url(text)
+    except Wrong as wrong:
+        if not wrong.show:
+            raise Wrong("holds a user or password", "secrets/ENV/backup.yaml is for that", show=False) from None
+        raise Wrong("is not an http or https URL", "like https://s3.example.com") from None
+    if urlsplit(found).path:
+        raise Wrong("has a path", "only https://HOST: the bucket goes to bucket:, a folder in it to prefix:")
+    return found
+
+
+def prefix(text: str) -> str:
+    """Return a folder in a bucket, without / at its ends; nothing for the bucket itself."""
+    tidy = posixpath.normpath(text.strip("/")) if text.strip("/") else ""
+    if tidy != text:
+        raise Wrong("is not a clean path without / at its ends", f"write {tidy or chr(34) * 2}")
+    if not _PREFIX.match(text) or ".." in text.split("/"):
+        raise Wrong("is not a folder in a bucket", "letters, digits and . _ - only, / between them")
+    return text
+
+
+def remote(text: str) -> str:
+    """Return a place of rclone's, REMOTE:PATH, of a remote that its config has."""
+    if text.startswith(":") or "," in text.partition(":")[0]:
+        rule = "is a connection string, whose options may be secrets"
+        raise Wrong(rule, "name a remote: its config goes to secrets/ENV/backup.yaml", show=False)
+    if ":" not in text:
+        remedy = "folder: is for a path of this machine" if text.startswith(("/", "~", ".")) else f"write {text}:"
+        raise Wrong("names no remote of rclone's", remedy)
+    if not _REMOTE.match(text):
+        raise Wrong("is not a remote of rclone's", "like b2:bucket/path")
+    return text
+
+
+def backed_up(text: str) -> str:
+    """Return a path on a host that a backup may take: of files on its disk, and of no live database."""
+    path(text)
+    if text == "/":
+        raise Wrong("is the whole host", "name what you need below it")
+    for never in _NOT_ON_DISK:
+        if text == never or text.startswith(never + "/"):
+            raise Wrong(f"cannot be backed up: {never} is not on the disk")
+    if f"{text}/".startswith(f"{DATABASE}/") or DATABASE.startswith(f"{text}/"):
+        rule = f"holds k3s's live database ({DATABASE}), a copy of which proves nothing"
+        raise Wrong(rule, "every backup has it in another way; name what you need beside it")
+    return text
+
+
+def key_name(text: str) -> str:
+    """Return the name of a key in a file of secrets."""
+    if "://" in text:
+        remedy = "secrets/ENV/alarms.yaml is for it, its key there stands here"
+        raise Wrong("is a URL, which is a secret", remedy, show=False)
+    if not _KEY_NAME.match(text):
+        raise Wrong("is not the name of a key in secrets/ENV/alarms.yaml", "like ops")
+    return text
+
+
+def argument(text: str) -> str:
+    """Return a program, or an argument of one."""
+    if not text or any(ord(char) < 32 or char == "\x7f" for char in text):
+        raise Wrong("is empty" if not text else "holds a control character", show=bool(text))
+    return text
+
+
+def script(text: str) -> str:
+    """Return a command of the shell's, of a line or more."""
+    if not text.strip() or "\0" in text:
+        raise Wrong("is empty, not a command" if not text.strip() else "holds a NUL", show=False)
+    return text

@@ -35,6 +35,8 @@ _STAND_INS: dict[Loc, Any] = {
     ("role",): "agent",
     ("addresses",): ["198.51.100.254"],
 }
+_OF_CLUSTER = ("helm", "backup")
+"""Sections that only the cluster's file has."""
 _MISSING = object()
 _REQUIRED = (("name",), ("k3s",), ("k3s", "version"), ("api",), ("api", "name"), ("ssh_keys",))
 
@@ -211,7 +213,7 @@ def _check_cluster(document: yamlfile.Document) -> _ClusterFile:
     if document.problems and not document.data:
         faults = []  # the file could not be read: what is missing in it is no news
     file = _ClusterFile(document, faults, cluster=cluster, raw=raw, wrong=wrong)
-    found = (*rules.of_settings(cluster), *rules.of_releases(cluster))
+    found = (*rules.of_settings(cluster), *rules.of_releases(cluster), *rules.of_backup(cluster))
     file.faults += [fault for fault in found if not _hit(fault, wrong)]
     file.told = frozenset((fault.loc, fault.rule) for fault in file.faults)
     return file
@@ -251,7 +253,7 @@ def _name_faults(name: str) -> list[Fault]:
 
 def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
     """Leave out sections that have nothing but comments in them: they say nothing."""
-    return {key: value for key, value in data.items() if value is not None or key not in (*SHARED, "helm")}
+    return {key: value for key, value in data.items() if value is not None or key not in (*SHARED, *_OF_CLUSTER)}
 
 
 def _merged(data: dict[str, Any], cluster: _ClusterFile) -> dict[str, Any]:

@@ -14,20 +14,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i12e.fields import (
+    _BUCKET,
     _CHART,
     _CLOCK,
     _CRON,
     _CRON_WORDS,
     _EVERY,
+    _FOLDER,
     _INTERFACE,
     _K3S,
+    _KEY_NAME,
     _KUBELET_LABELS,
     _KUBELET_NAMESPACES,
     _LABEL,
     _NEVER_KEPT,
     _OCI,
+    _PREFIX,
     _QUALIFIED,
+    _RECIPIENT,
+    _REGION,
+    _REMOTE,
     _SEMVER,
+    _SPAN,
     _SSH_TYPES,
     _SYSEXT,
     _SYSEXT_VERSION,
@@ -38,7 +46,9 @@ from i12e.fields import (
     _USER,
     _VERSION,
     COMPONENTS,
+    DATABASE,
     DEMO_KEY_COMMENT,
+    EXAMPLE_RECIPIENT,
 )
 
 
@@ -147,6 +157,9 @@ def _numbers(low: int, high: int) -> Iterator[str]:
         yield f"{ten or ''}[{first}-{last}]"
 
 
+_ABOVE_DATABASE = [DATABASE[:end] for end in range(1, len(DATABASE)) if DATABASE[end] == "/"]
+
+
 def _pattern(text: str) -> dict[str, Any]:
     return {"pattern": text}
 
@@ -228,4 +241,38 @@ FORMS: dict[str, Form] = {
         "https://mirror.example.com",
         _pattern(_whole(_URL)),
     ),
+    "recipient": Form(
+        "an age public key",
+        EXAMPLE_RECIPIENT,
+        _pattern(_whole(_RECIPIENT)),
+    ),
+    "span": Form(
+        "a span of time", "1d12h", _pattern(f"^(?=.){_part(_SPAN)}$"), unit="days, hours and minutes (d, h, m)"
+    ),
+    "slot": Form(
+        "a length of time that divides a day, or whole days",
+        "6h",
+        _pattern(f"^(?=.){_part(_SPAN)}$"),
+        unit="days, hours and minutes (d, h, m)",
+    ),
+    "folder": Form("a folder, /... or ~/...", "/mnt/nas/backups", _pattern(_whole(_FOLDER))),
+    "bucket": Form("a bucket's name", "my-backups", _pattern(_whole(_BUCKET))),
+    "region": Form("a region's name", "eu-central-1", _pattern(_whole(_REGION))),
+    "endpoint": Form(
+        "an http or https URL without a path",
+        "https://s3.example.com",
+        _pattern(r"^[hH][tT]{2}[pP][sS]?://[^\s/?#@]+/*$"),
+    ),
+    "prefix": Form("a folder in a bucket", "i12e", _pattern(_whole(_PREFIX))),
+    "remote": Form("a remote of rclone's, REMOTE:PATH", "b2:bucket/path", _pattern(_whole(_REMOTE))),
+    "backed_up": Form(
+        "an absolute path of files on the host's disk",
+        "/srv/data",
+        _pattern(
+            rf"^(?!/(?:dev|proc|sys|run)(?:/|$))(?!{_words([DATABASE])}(?:/|$))(?!{_words(_ABOVE_DATABASE)}$){_PATH}$"
+        ),
+    ),
+    "key_name": Form("the name of a key in a file of secrets", "ops", _pattern(_whole(_KEY_NAME))),
+    "argument": Form("a program or an argument", "/usr/local/bin/notify", _pattern(r"^[^\u0000-\u001f\u007f]+$")),
+    "script": Form("a command of the shell's", "systemctl stop app", _pattern(r"\S")),
 }

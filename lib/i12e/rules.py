@@ -11,12 +11,13 @@ import functools
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from i12e.fields import DEMO_KEY_COMMENT, FINAL, PACKAGED, Fault, Loc, is_address, version_of
-from i12e.settings import Cluster, Host, Release, shown
+from i12e.errors import did_you_mean
+from i12e.fields import DEMO_KEY_COMMENT, EXAMPLE_RECIPIENT, FINAL, PACKAGED, Fault, Loc, is_address, version_of
+from i12e.settings import ALARMS, STORES, Alarm, Backup, Cluster, Host, Release, Store, shown
 from i12e.yamlfile import Octal
 
 _Net = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -461,6 +462,59 @@ def _by_k3s(loc: Loc, cluster: Cluster) -> Iterator[Fault]:
         )
 
 
+BACKUP: Loc = ("backup",)
+
+
+def of_backup(cluster: Cluster) -> Iterator[Fault]:
+    """Yield what is wrong with what the cluster's file says of backups."""
+    backup = cluster.backup
+    yield from _twice((*BACKUP, "recipients"), backup.recipients)
+    for place, recipient in enumerate(backup.recipients):
+        if recipient == EXAMPLE_RECIPIENT:
+            rule = "is the docs' example, nobody can open what is sealed to it"
+            yield Fault((*BACKUP, "recipients", place), rule, "put your own public key there", warning=True)
+    yield from _twice((*BACKUP, "stores"), (store.name for store in backup.stores), "name")
+    for place, store in enumerate(backup.stores):
+        yield from _one_kind((*BACKUP, "stores", place), store, STORES)
+    for place, alarm in enumerate(backup.alarms):
+        yield from _one_kind((*BACKUP, "alarms", place), alarm, ALARMS)
+    if not any(backup.keep.model_dump().values()):
+        yield Fault((*BACKUP, "keep"), "names no backup that would be kept", "write last: 1, at least")
+    yield from _paths_twice(backup)
+    if backup.model_fields_set - {"recipients"} and not backup.recipients:
+        rule = "names no one who could open the backups: none can be taken"
+        yield Fault((*BACKUP, "recipients"), rule, "./doit backup_keys makes a key", warning=True)
+
+
+def _one_kind(loc: Loc, part: Store | Alarm, kinds: Sequence[str]) -> Iterator[Fault]:
+    """Yield what is wrong where not exactly one of some keys is there."""
+    there = [kind for kind in kinds if getattr(part, kind) not in (None, False)]
+    if not there:
+        yield Fault(loc, "is of no kind", f"write one of {', '.join(kinds)}")
+    for kind in there[1:]:
+        yield Fault((*loc, kind), f"cannot be there beside {there[0]}", "keep one, and another entry", key=True)
+
+
+def _paths_twice(backup: Backup) -> Iterator[Fault]:
+    """Yield paths that an entry above has of the same hosts already."""
+    for place, one in enumerate(backup.paths):
+        for other in backup.paths[:place]:
+            both = one.hosts is None or other.hosts is None or set(one.hosts) & set(other.hosts)
+            if one.path == other.path and both:
+                yield Fault((*BACKUP, "paths", place, "path"), "is there twice", "", shown(one.path))
+                break
+
+
+def _backup_hosts(cluster: Cluster, names: Collection[str]) -> Iterator[Cross]:
+    """Yield hosts that a backup is to have files of, and that do not exist."""
+    for place, path in enumerate(cluster.backup.paths):
+        for index, name in enumerate(path.hosts or ()):
+            if name not in names:
+                remedy = did_you_mean(name, names) or f"there are {', '.join(names)}"
+                loc: Loc = (*BACKUP, "paths", place, "hosts", index)
+                yield Cross("", Fault(loc, "is no host of this cluster", remedy, shown(name)))
+
+
 def of_host(host: Host) -> Iterator[Fault]:
     """Yield what is wrong with what only a host's file says."""
     yield from _host_addresses(host)
@@ -526,6 +580,7 @@ def of_fleet(cluster: Cluster, hosts: Mapping[str, Host], complete: bool) -> Ite
     yield from _demo_keys(cluster, hosts)
     if complete:
         yield from _server_count(cluster, servers)
+        yield from _backup_hosts(cluster, list(hosts))
 
 
 def _demo_keys(cluster: Cluster, hosts: Mapping[str, Host]) -> Iterator[Cross]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 from i12e.patterns import FORMS
 from i12e.rules import _NAME, REFUSED, RENDERED, SERVER_FLAGS
-from i12e.settings import FORM, HOST_KEYS, SHARED, SINGLE, UNIT, Cluster, Host, Settings
+from i12e.settings import ALARMS, FORM, HOST_KEYS, SHARED, SINGLE, STORES, UNIT, Cluster, Host, Settings
 
 Node = dict[str, Any]
 Path = tuple[str, ...]
@@ -40,11 +40,11 @@ _KEPT = (
 def schema(kind: str) -> Node:
     """Given `cluster` or `host`, return the JSON Schema of such a file."""
     root = tree(kind)
-    for key in sorted(SHARED & root["properties"].keys()):
+    for key in sorted(root["properties"]):
         node = root["properties"][key]
-        if kind == "host":
+        if kind == "host" and key in SHARED:
             _override(node)
-        if key not in root["required"]:
+        if (key in SHARED or kind == "cluster") and key not in root["required"]:
             _nullable(node)  # a section with nothing but comments in it says nothing
     return {"$schema": DRAFT, "title": f"i12e: a {kind}'s file", **_published(root)}
 
@@ -256,6 +256,10 @@ def _rules(kind: str) -> Iterator[tuple[Path, Node]]:
     yield (), {"allOf": [_no_sysexts()]}
     if kind == "cluster":
         yield ("helm", VALUE), {"allOf": list(_release())}  # of_releases
+        yield ("backup", "recipients"), {"uniqueItems": True}  # of_backup
+        yield ("backup", "stores"), {"uniqueItems": True}
+        yield ("backup", "stores", ITEM), _kinds(STORES)
+        yield ("backup", "alarms", ITEM), _kinds(ALARMS)
     else:
         yield (), {"allOf": [_of_servers()]}  # _config
         yield ("addresses",), {"uniqueItems": True}  # _twice
@@ -330,6 +334,19 @@ def _contents() -> Node:
 def _purpose() -> Node:
     dropins = {"required": ["dropins"], "properties": {"dropins": {"minItems": 1}}}
     return {"anyOf": [_there("enabled"), _there("contents"), dropins]}
+
+
+def _kinds(kinds: Sequence[str]) -> Node:
+    """Return that of some keys exactly one is there: all behind the first are refused."""
+    refused = []
+    for place, kind in enumerate(kinds):
+        nothing = {"enum": [None, False], "errorMessage": f"cannot be there beside {kind}: keep one"}
+        refused.append({"if": _chosen(kind), "then": {"properties": dict.fromkeys(kinds[place + 1 :], nothing)}})
+    return {"anyOf": [_chosen(kind) for kind in kinds], "allOf": refused[:-1]}
+
+
+def _chosen(key: str) -> Node:
+    return {"required": [key], "properties": {key: {"not": {"enum": [None, False]}}}}
 
 
 def _there(key: str) -> Node:

@@ -75,6 +75,12 @@ SshKey = Annotated[str, _text(fields.ssh_key)]
 Keep = Annotated[str, _text(fields.keep)]
 Local = Annotated[str, _text(fields.local)]
 User = Annotated[str, _text(fields.user)]
+Recipient = Annotated[str, _text(fields.recipient)]
+Slot = Annotated[str, _text(fields.slot)]
+Span = Annotated[str, _text(fields.span)]
+KeyName = Annotated[str, _text(fields.key_name)]
+Script = Annotated[str, _text(fields.script)]
+Command = Annotated[tuple[Annotated[str, _text(fields.argument)], ...], _ONE_OR_MORE, Field(min_length=1)]
 Mode = Annotated[int, _RawForm(fields.mode)]
 
 
@@ -312,6 +318,140 @@ Releases = Annotated[
 ]
 
 
+class S3(Settings):
+    """A bucket of S3, or of what speaks its language."""
+
+    bucket: Annotated[str, _text(fields.bucket)]
+    """The bucket, which has to be there."""
+    region: Annotated[str, _text(fields.region)] | None = None
+    """The region that it is in. Default: what the machine's own settings of AWS say."""
+    endpoint: Annotated[str, _text(fields.endpoint)] | None = None
+    """The URL of the service, where it is not Amazon's. Default: Amazon's."""
+    path_style: StrictBool = False
+    """Whether the bucket stands in the URL's path and not in the host's name, as most own servers want it.
+    Default: false."""
+    prefix: Annotated[str, _text(fields.prefix)] = ""
+    """The folder in the bucket. Default: none, the bucket itself."""
+    lock_days: Annotated[StrictInt, Field(ge=1, le=36500), _said(30, unit="days")] | None = None
+    """For how many days nobody can delete a backup (object lock, which the bucket must have).
+    Default: none, not locked."""
+
+
+class Store(Settings):
+    """A place that backups go to: a folder, a bucket or a remote of rclone's."""
+
+    name: Annotated[Label, _said("nas")]
+    """Its name, by which tasks and secrets/ENV/backup.yaml call it."""
+    folder: Annotated[str, _text(fields.folder)] | None = None
+    """A folder of the machine that takes the backup. Default: none, it is of another kind."""
+    s3: S3 | None = None
+    """A bucket. Its keys are secrets/ENV/backup.yaml: NAME: {access_key, secret_key}, perhaps session_token.
+    Default: none, it is of another kind."""
+    rclone: Annotated[str, _text(fields.remote)] | None = None
+    """A remote of rclone's, REMOTE:PATH. Its config is secrets/ENV/backup.yaml: NAME: {rclone_conf: ...}, or your own.
+    Default: none, it is of another kind."""
+
+    @property
+    def kind(self) -> str:
+        """Which kind of place it is: folder, s3 or rclone."""
+        return next((kind for kind in STORES if getattr(self, kind) is not None), "")
+
+
+STORES = ("folder", "s3", "rclone")
+"""The kinds of stores; one of them has exactly one."""
+
+
+class Retention(Settings):
+    """Which backups a prune keeps: each that one of these rules names. It always keeps the newest good one."""
+
+    last: Annotated[StrictInt, Field(ge=0, le=10000), _said(3, unit="backups")] = 7
+    """The newest, however many there are a day. Default: 7."""
+    hourly: Annotated[StrictInt, Field(ge=0, le=10000), _said(48, unit="backups")] = 24
+    """The newest of each of the last hours that have one. Default: 24."""
+    daily: Annotated[StrictInt, Field(ge=0, le=10000), _said(14, unit="backups")] = 7
+    """The newest of each of the last days (UTC) that have one. Default: 7."""
+    weekly: Annotated[StrictInt, Field(ge=0, le=10000), _said(8, unit="backups")] = 5
+    """The newest of each of the last weeks (Monday to Sunday, UTC) that have one. Default: 5."""
+    monthly: Annotated[StrictInt, Field(ge=0, le=10000), _said(24, unit="backups")] = 12
+    """The newest of each of the last months (UTC) that have one. Default: 12."""
+
+
+class ExtraPath(Settings):
+    """A path on hosts that backups have too: with links, permissions and owners, without other file systems in it."""
+
+    path: Annotated[str, _text(fields.backed_up)]
+    """The path: a folder with all that is in it, or a file."""
+    hosts: Annotated[tuple[Label, ...], _ONE_OR_MORE, Field(min_length=1), _said(["server-1"])] | None = None
+    """The hosts that have it, servers or agents. Default: all hosts."""
+    before: Annotated[Script, _said("systemctl stop app")] | None = None
+    """A command that is run on the host, as root, before the files are read: one that makes them whole.
+    Default: none, the files are as after a power failure."""
+    after: Annotated[Script, _said("systemctl start app")] | None = None
+    """A command that is run on the host, as root, when the files were read, also when that failed. Default: none."""
+
+    def on(self, host: str) -> bool:
+        """Given a host's name, tell whether the path is to be taken from it."""
+        return self.hosts is None or host in self.hosts
+
+
+class Alarm(Settings):
+    """Somebody to be told of a backup that failed or is too old: by a command, a webhook, Pushover or a ping."""
+
+    command: Annotated[Command, _said(["/usr/local/bin/notify", "backup"])] | None = None
+    """A program of the machine that takes the backup, with arguments; it gets what happened as JSON on its input.
+    Default: none, it is of another kind."""
+    webhook: KeyName | None = None
+    """A POST of JSON. The URL is a secret: secrets/ENV/alarms.yaml has it, under this key.
+    Default: none, it is of another kind."""
+    pushover: StrictBool = False
+    """A message by Pushover; secrets/ENV/pushover.yaml has user_key and token.
+    Default: false, it is of another kind."""
+    ping: Annotated[KeyName, _said("healthchecks")] | None = None
+    """A URL that every good backup calls, and URL/fail every failed one, as healthchecks.io has it: it tells also when
+    nothing calls any more. The URL is a secret: secrets/ENV/alarms.yaml has it, under this key.
+    Default: none, it is of another kind."""
+
+    @property
+    def kind(self) -> str:
+        """Which kind of alarm it is: command, webhook, pushover or ping."""
+        return next((kind for kind in ALARMS if getattr(self, kind)), "")
+
+
+ALARMS = ("command", "webhook", "pushover", "ping")
+"""The kinds of alarms; one of them has exactly one."""
+
+
+class Backup(Settings):
+    """Backups of the cluster: how often, where to, for how long, and who can open them."""
+
+    recipients: Annotated[tuple[Recipient, ...], _ONE_OR_MORE] = ()
+    """The age public keys whose private ones open the backups: of their own, apart from the keys of the repo's secrets.
+    `./doit backup_keys` makes one. Default: none, and no backup can be taken."""
+    every: Slot | None = None
+    """The schedule: one backup in each span of this length, counted in UTC. It divides a day (5m, 30m, 1h, 6h...)
+    or is whole days, up to 31d. Default: none, backups are taken by hand only."""
+    fresh: Span = "1h"
+    """How old the newest good backup may be for os_deploy to reset a host without taking a new one. Default: 1h."""
+    stores: Annotated[tuple[Store, ...], _said([{"name": "nas", "folder": "/mnt/nas/backups"}])] = ()
+    """Where backups go: each backup to all of them. Default: one folder, ~/.local/share/i12e/backups."""
+    keep: Retention = Retention()
+    """Which backups a prune keeps."""
+    paths: Annotated[tuple[ExtraPath, ...], _said([{"path": "/srv/data", "hosts": ["server-1"]}])] = ()
+    """What backups have of the hosts' files, beside what every backup has. Default: none."""
+    alarms: Annotated[tuple[Alarm, ...], _said([{"command": ["/usr/local/bin/notify", "backup"]}])] = ()
+    """Who is told when a backup failed or is too old. Default: none, only the exit status tells."""
+
+    @property
+    def slot_seconds(self) -> int | None:
+        """The length of the schedule's slots in seconds, None without a schedule."""
+        return None if self.every is None else fields.seconds(self.every)
+
+    @property
+    def fresh_seconds(self) -> int:
+        """How old a fresh backup may be, in seconds."""
+        return fields.seconds(self.fresh)
+
+
 class Cluster(Shared):
     """A cluster's file, `cluster.yaml`."""
 
@@ -319,6 +459,8 @@ class Cluster(Shared):
     """The cluster's name: small letters, digits and `-`."""
     helm: Releases = Field(default_factory=dict)
     """The Helm releases by their names. Default: none."""
+    backup: Backup = Backup()
+    """Backups."""
 
 
 class Host(Shared):
@@ -378,6 +520,7 @@ _MOVED: dict[Loc, str] = {
     ("token",): "tokens are secrets: secrets/ENV/cluster.yaml",
     ("address",): "write addresses: [...]",
     ("helm",): "cluster.yaml has the releases",
+    ("backup",): "cluster.yaml says it for all hosts",
 }
 # values that once were right: k3s#7297
 _GONE: dict[Loc, str] = {
@@ -393,6 +536,8 @@ _LIKE = {
     "addresses": "like 192.0.2.11",
     "address": "like 192.0.2.10",
     "hosts": "like 192.0.2.0/24",
+    "every": "like 6h",
+    "fresh": "like 1h",
 }
 _SHAPES = {
     "string_type": "text",
