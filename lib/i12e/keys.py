@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from i12e import files, programs
+from i12e import age, files, programs
 from i12e.fields import Wrong
 from i12e.secrets import Secret
 
@@ -32,10 +32,7 @@ class Pair:
 
 def make() -> Pair:
     """Return a new key."""
-    from pyrage import x25519  # slow to import, and hardly ever needed
-
-    identity = x25519.Identity.generate()
-    return Pair(Secret(str(identity)), str(identity.to_public()))
+    return Pair(*age.make())
 
 
 def key_file(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
@@ -56,7 +53,7 @@ def found(environ: Mapping[str, str]) -> list[str]:
 
     Only of plain X25519 keys: the public half of others cannot be told from the private one.
     """
-    known = [_recipient(private) for text in _texts(environ) for private in _PRIVATE.findall(text)]
+    known = [age.recipient_of(Secret(key)) for text in _texts(environ) for key in _PRIVATE.findall(text)]
     return list(dict.fromkeys(filter(None, known)))
 
 
@@ -77,15 +74,6 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _recipient(private: str) -> str:
-    from pyrage import IdentityError, x25519
-
-    try:
-        return str(x25519.Identity.from_str(private).to_public())
-    except IdentityError:
-        return ""
-
-
 def save(pair: Pair, path: Path) -> bool:
     """Given a key and a file, put it there (0600, folders that are made 0700); return False if a file is there."""
     files.private_folder(path.parent)
@@ -95,15 +83,11 @@ def save(pair: Pair, path: Path) -> bool:
 
 def recipient(text: str) -> str:
     """Return an age public key; raise Wrong if it is none."""
-    from pyrage import RecipientError, x25519
-
     if "SECRET-KEY" in text.upper():
         rule = "is a PRIVATE key, which now stands in your shell's history: make a new pair"
         raise Wrong(rule, "give the public one: age1...", show=False)
     if _PLUGIN.fullmatch(text):
         return text
-    try:
-        x25519.Recipient.from_str(text)
-    except RecipientError:
-        raise Wrong("is not an age public key", "like age1..., 62 characters") from None
+    if not age.is_recipient(text):
+        raise Wrong("is not an age public key", "like age1..., 62 characters")
     return text
