@@ -36,6 +36,7 @@ LAYERS = (
     ("build", "pin"),
     ("unreachable", "remote"),
     ("facts", "deploy"),
+    ("fleet",),
     ("rollout", "plans", "status", "trust"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig"),
     ("engine",),

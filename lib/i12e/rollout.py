@@ -11,26 +11,22 @@ import hashlib
 import json
 import shlex
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from i12e import deploy, facts, machines, plans, remote, screen
+from i12e import deploy, facts, fleet, machines, plans, remote, screen
 from i12e.build import Build
 from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
-from i12e.facts import STATE, ClusterView, Facts, HostFacts, Silent
+from i12e.facts import STATE, ClusterView, HostFacts
 from i12e.lock import duration, seconds
-from i12e.remote import Remote
 
 _NEWS = 10.0  # seconds between two lines about one wait
 _LOOK = 1.0  # seconds between two looks at what is waited for
-_MANY = 16  # hosts that are asked at once
 _ANSWER = 60.0  # seconds for which a host that is to be deployed may be silent: it may be booting
 _TAKE_OVER = 30.0  # seconds in which an operator whose host has rebooted takes its lock again
 _FRESH = 900  # seconds after which nobody is expected to come back to what was begun
@@ -88,120 +84,12 @@ class Stopped(Exception):
         super().__init__(why)
 
 
-class Hosts:
-    """The hosts of an environment over ssh, each with a log of its own."""
-
-    def __init__(self, build: Build, wanted: Mapping[str, Wanted]) -> None:
-        self.build = build
-        self.wanted = wanted
-        self._remotes: dict[str, Remote] = {}
-        self._mutex = threading.Lock()
-
-    def __getitem__(self, name: str) -> Remote:
-        with self._mutex:
-            if name not in self._remotes:
-                target = remote.target(self.wanted[name].host, self.build.paths.root)
-                self._remotes[name] = Remote(target, _Log(self.build.paths.root / self.build.paths.log(name)))
-            return self._remotes[name]
-
-    def close(self) -> None:
-        """End all connections."""
-        for each in self._remotes.values():
-            each.close()
-
-    def ask(self, name: str, whole: bool = False) -> Facts:
-        """Given a host, return its facts."""
-        try:
-            done = self[name].run(facts.script(whole), limit=90)
-        except remote.Unreachable as error:
-            passing = isinstance(error, (remote.Refused, remote.Lost, remote.Slow))
-            return Silent(error.why, error.remedy, passing)
-        return facts.parse(done.output)
-
-    def ask_all(self, names: Sequence[str], whole: Sequence[str] = ()) -> dict[str, Facts]:
-        """Given hosts, return the facts of all, asked side by side; `whole`: those whose config is wanted too."""
-        with ThreadPoolExecutor(_MANY) as pool:
-            found = pool.map(lambda name: self.ask(name, name in whole), names)
-            return dict(zip(names, found, strict=True))
-
-    def trust(self, names: Sequence[str]) -> None:
-        """Given hosts, ask once whether an unknown ssh host key is theirs, where a person can be asked."""
-        for name in names:
-            try:
-                self[name].run("true", limit=30)
-            except remote.UnknownKey:
-                with self.build.request.pause(), screen.terminal() as terminal:
-                    if terminal is not None:
-                        remote.ask_key(self[name].target, terminal)
-            except remote.Unreachable:
-                continue
-
-
-class _Log:
-    """A host's log: a line with the time for each thing that was done."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, line: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._path.open("a") as log:
-            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
-
-
-def wanted_hosts(build: Build) -> dict[str, Wanted]:
-    """Return all hosts with the configs that they are to have, as they are rendered now; raise UserError.
-
-    The examples are no cluster: their keys and tokens are public, and nobody's hosts have their addresses.
-    """
-    from i12e import render
-
-    if build.paths.is_example:
-        said = f"{build.paths.env} is an example: its secrets are public, and its hosts are nobody's"
-        remedy = "./doit init makes a cluster of your own; ./doit lab_up makes one to play with, for I12E_ENV=lab"
-        raise UserError(Problem("", None, None, said, remedy))
-    found = {}
-    for host, config in build.rendered_all():
-        found[host.name] = Wanted(host, config, render.digest_in(json.loads(config)))
-    return found
-
-
-def situation(
-    hosts: Hosts,
-    targets: Sequence[str],
-    force: bool = False,
-    patience: float = 0.0,
-    whole: bool = True,
-    whom: Sequence[str] | None = None,
-) -> Situation:
-    """Given the hosts and which of them are meant, ask all or `whom`; a silent target for up to `patience` seconds.
-
-    `whole`: with what only a plan needs, the config and the volumes.
-    """
-    names = list(hosts.wanted) if whom is None else list(whom)
-    found = hosts.ask_all(names, targets if whole else ())
-    deadline = time.monotonic() + patience
-    told = False
-    while time.monotonic() < deadline:
-        silent = [n for n in targets if isinstance(f := found.get(n), Silent) and f.passing]
-        if not silent:
-            break
-        if not told:
-            screen.say(f"{', '.join(silent)}: no answer, waits up to {duration(patience)}: it may be booting")
-            told = True
-        time.sleep(_LOOK)
-        found |= hosts.ask_all(silent, silent if whole else ())
-    servers = tuple(name for name, wanted in hosts.wanted.items() if wanted.host.role == "server")
-    pins = machines.load(hosts.build.paths)
-    return Situation(hosts.wanted, ClusterView(found, servers), pins, targets, force)
-
-
 def plan(build: Build, host: str | None) -> None:
     """Given a host (None: all), tell what os_deploy would do; raise Changes if that is anything."""
-    hosts = Hosts(build, wanted_hosts(build))
+    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
     try:
         targets = [host] if host else list(hosts.wanted)
-        now = situation(hosts, targets)
+        now = fleet.situation(hosts, targets)
     finally:
         hosts.close()
     if plans.tell(build, now, targets):
@@ -227,7 +115,7 @@ def rollback(build: Build, host: str, yes: bool, only_plan: bool, force: str, ti
     """Given a host and the task's options, bring it back to the config that was last proven on it."""
     given = options(yes, only_plan, force, 1, timeout, drain_timeout)
 
-    def proven(hosts: Hosts) -> Mapping[str, Wanted]:
+    def proven(hosts: fleet.Hosts) -> Mapping[str, Wanted]:
         try:
             done = hosts[host].run(f"cat {STATE}/proven.ign", limit=60)
         except remote.Unreachable as error:
@@ -244,8 +132,8 @@ def rollback(build: Build, host: str, yes: bool, only_plan: bool, force: str, ti
     _run(build, host, given, proven)
 
 
-def _run(build: Build, host: str | None, given: Options, choose: Callable[[Hosts], Mapping[str, Wanted]]) -> None:
-    hosts = Hosts(build, wanted_hosts(build))
+def _run(build: Build, host: str | None, given: Options, choose: Callable[[fleet.Hosts], Mapping[str, Wanted]]) -> None:
+    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
     try:
         hosts.wanted = choose(hosts)
         Rollout(build, hosts, [host] if host else list(hosts.wanted), given).run()
@@ -256,7 +144,7 @@ def _run(build: Build, host: str | None, given: Options, choose: Callable[[Hosts
 class Rollout:
     """One run of os_deploy over its targets."""
 
-    def __init__(self, build: Build, hosts: Hosts, targets: Sequence[str], given: Options) -> None:
+    def __init__(self, build: Build, hosts: fleet.Hosts, targets: Sequence[str], given: Options) -> None:
         self.build = build
         self.hosts = hosts
         self.targets = list(targets)
@@ -269,7 +157,7 @@ class Rollout:
     def run(self) -> None:
         """Plan, ask, and bring the targets to their configs; raise UserError with what stopped it."""
         self.hosts.trust(self.targets)
-        now = situation(self.hosts, self.targets, bool(self.given.force), self._patience)
+        now = fleet.situation(self.hosts, self.targets, bool(self.given.force), self._patience)
         if self.given.only_plan:
             plans.tell(self.build, now, self.targets)
             return
@@ -421,7 +309,7 @@ class Rollout:
         self._keep_locks()
         servers = [each for each, wanted in self.hosts.wanted.items() if wanted.host.role == "server"]
         whom = list(dict.fromkeys([*servers, name]))
-        now = situation(self.hosts, [name], bool(self.given.force), self._patience, whole=False, whom=whom)
+        now = fleet.situation(self.hosts, [name], bool(self.given.force), self._patience, whole=False, whom=whom)
         now = replace(now, targets=self.targets)
         self._view = now.view
         plan = deploy.plan(name, now)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from i12e import drift, remote, rollout, screen
+from i12e import drift, fleet, remote, screen
 from i12e.build import Build
 from i12e.deploy import Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
@@ -16,9 +16,9 @@ from i12e.facts import Facts, HostFacts, Silent
 
 def run(build: Build) -> None:
     """Tell how the hosts and the cluster are."""
-    hosts = rollout.Hosts(build, rollout.wanted_hosts(build))
+    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
     try:
-        now = rollout.situation(hosts, list(hosts.wanted), whole=False)
+        now = fleet.situation(hosts, list(hosts.wanted), whole=False)
     finally:
         hosts.close()
     text = "".join(f"{line}\n" for line in lines(now))
@@ -27,8 +27,8 @@ def run(build: Build) -> None:
 
 def find_drift(build: Build, host: str | None) -> None:
     """Given a host (None: all), tell what on it is not as the config that it runs; raise Changes if anything is."""
-    wanted = rollout.wanted_hosts(build)
-    hosts = rollout.Hosts(build, wanted)
+    wanted = fleet.wanted_hosts(build)
+    hosts = fleet.Hosts(build, wanted)
     targets = [host] if host else list(wanted)
     try:
         found = hosts.ask_all(targets, targets)
@@ -48,7 +48,7 @@ def find_drift(build: Build, host: str | None) -> None:
         raise Changes
 
 
-def _drift(build: Build, hosts: rollout.Hosts, name: str, found: Facts) -> list[drift.Difference] | Problem:
+def _drift(build: Build, hosts: fleet.Hosts, name: str, found: Facts) -> list[drift.Difference] | Problem:
     if isinstance(found, Silent):
         return Problem("", None, None, f"{name}: it cannot be reached: {found.why}", found.remedy)
     if found.identity is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from i12e import machines, rollout, screen
+from i12e import fleet, machines, screen
 from i12e.build import Build
 from i12e.errors import Problem, UserError
 from i12e.facts import HostFacts
@@ -10,7 +10,7 @@ from i12e.facts import HostFacts
 
 def run(build: Build, host: str, yes: bool) -> None:
     """Given a host, show which machine answers, and pin its id once it is confirmed; raise UserError if it is not."""
-    hosts = rollout.Hosts(build, rollout.wanted_hosts(build))
+    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
     try:
         hosts.trust([host])
         found = hosts.ask(host)
