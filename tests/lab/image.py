@@ -21,7 +21,8 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "procps", "kmod", "util-linux"),
     "libnss-myhostname",  # or sudo complains of a hostname that nobody resolves
     *("curl", "jq", "ca-certificates", "openssl", "zstd"),
-    *("etcd-server", "etcd-client", "python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-yaml"),
+    *("etcd-server", "etcd-client", "python3-minimal", "libpython3-stdlib"),
+    *("python3-cryptography", "python3-nacl", "python3-yaml"),
 )
 # What is a machine's own, and what only a package manager wants.
 _NOT_SHARED = (

@@ -4,18 +4,19 @@
 It keeps k3s's files, config keys, messages and exit statuses where i12e meets them. What it is not: there are no
 containers, no kubelet, no Kubernetes API server. Values in the datastore are JSON (the real ones are protobuf, but for
 custom resources). The API on port 6443 has the paths and the shapes of Kubernetes, as far as this file's own kubectl
-uses them; `/v1-k3s/...` and `/db/...` are ours, named as k3s names the like. Messages are quoted from k3s where
-they are known (time is played faster: see the constants below).
+uses them, with discovery and lists in pieces; `/v1-k3s/...` and `/db/...` are ours, named as k3s names the like.
+Messages are quoted from k3s where they are known (time is played faster: see the constants below).
 
     k3s server [--cluster-init] [--server URL] [--cluster-reset [--cluster-reset-restore-path FILE]] ...
     k3s agent --server URL --token TOKEN ...
     k3s kubectl get|delete|apply|create|cordon|uncordon|drain|label|annotate|version ...
     k3s etcd-snapshot save|ls|delete|prune        k3s token rotate|generate        k3s --version
 
-It needs Debian's etcd-server, etcd-client, python3-cryptography and python3-yaml, and nothing else: one file.
+It needs Debian's etcd-server, etcd-client, python3-cryptography, python3-nacl and python3-yaml, and nothing else: one
+file.
 I12E_ROOT puts all its files below a folder, and what k3s binds to 127.0.0.1 on the node's own address: several hosts on
 one machine, each with a loopback address of its own. Faults are files of that name in /lab or
-/run/i12e-lab-faults: k3s_never_ready, slow_start (its content: seconds), snapshot_lies, migration_fails.
+/run/i12e-lab-faults: k3s_never_ready, slow_start and api_slow (their content: seconds), snapshot_lies, migration_fails.
 """
 
 from __future__ import annotations
@@ -573,6 +574,10 @@ class StoreError(Exception):
     """The datastore does not do it: no quorum, no disk, not there."""
 
 
+class Compacted(StoreError):
+    """A revision is wanted that the datastore has no longer."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A key's value, and the revision that last changed it."""
@@ -582,8 +587,20 @@ class Row:
     revision: int
 
 
+@dataclass(frozen=True)
+class Page:
+    """Rows by key, the revision of which they are, and how many there are behind them."""
+
+    rows: list[Row]
+    revision: int
+    more: int
+
+
 class Store(Protocol):
     """What the API needs of a datastore. All raise StoreError."""
+
+    def page(self, prefix: str, start: str = "", limit: int = 0, revision: int = 0) -> Page:
+        """The rows below a prefix from a key on, all or so many, as they are or were at a revision; Compacted."""
 
     def below(self, prefix: str) -> list[Row]:
         """All rows below a prefix, by key."""
@@ -654,28 +671,36 @@ class Etcd:
         except ValueError as error:
             raise StoreError(f"etcd at {self.address}: {content[:200]!r}") from error
         if answer.status != 200:
-            raise StoreError(str(found.get("error") or found.get("message") or found))
+            said = str(found.get("error") or found.get("message") or found)
+            raise Compacted(said) if "has been compacted" in said else StoreError(said)
         return found
 
-    def rows(self, body: Json) -> list[Row]:
-        answer = self.call("kv/range", body)
+    def rows(self, answer: Json) -> list[Row]:
         return [
             Row(base64.b64decode(kv["key"]).decode(), base64.b64decode(kv.get("value", "")), int(kv["mod_revision"]))
             for kv in answer.get("kvs", [])
         ]
 
-    def below(self, prefix: str) -> list[Row]:
+    def page(self, prefix: str, start: str = "", limit: int = 0, revision: int = 0) -> Page:
         found: list[Row] = []
-        start = prefix
-        while True:  # a page at a time: the gateway takes no answer above 4 MB from etcd
-            page = self.rows({"key": text64(start), "range_end": text64(after(prefix)), "limit": self.PAGE})
-            found += page
-            if len(page) < self.PAGE:
-                return found
-            start = page[-1].key + "\0"
+        start = start or prefix
+        while True:  # a few at a time: the gateway takes no answer above 4 MB from etcd
+            size = min(self.PAGE, limit - len(found)) if limit else self.PAGE
+            body = {"key": text64(start), "range_end": text64(after(prefix)), "limit": size, "revision": str(revision)}
+            answer = self.call("kv/range", body)
+            revision = revision or int(answer["header"]["revision"])
+            rows = self.rows(answer)
+            found += rows
+            more = int(answer.get("count", "0")) - len(rows)
+            if more <= 0 or (limit and len(found) >= limit):
+                return Page(found, revision, max(0, more))
+            start = rows[-1].key + "\0"
+
+    def below(self, prefix: str) -> list[Row]:
+        return self.page(prefix).rows
 
     def get(self, key: str) -> Row | None:
-        found = self.rows({"key": text64(key)})
+        found = self.rows(self.call("kv/range", {"key": text64(key)}))
         return found[0] if found else None
 
     def transaction(self, key: str, compare: Json, request: Json) -> Json:
@@ -728,14 +753,17 @@ CREATE INDEX IF NOT EXISTS kine_prev_revision_index ON kine (prev_revision);
 CREATE UNIQUE INDEX IF NOT EXISTS kine_name_prev_revision_uindex ON kine (name, prev_revision);
 """
 LAST = "SELECT id, deleted, create_revision, value FROM kine WHERE name = ? ORDER BY id DESC LIMIT 1"
-LIVE = """SELECT k.name, k.value, k.id FROM kine k JOIN (SELECT MAX(id) AS id FROM kine WHERE name >= ? AND name < ?
- GROUP BY name) last ON k.id = last.id WHERE k.deleted = 0 ORDER BY k.name"""
+LIVE = """FROM kine k JOIN (SELECT MAX(id) AS id FROM kine WHERE name >= ? AND name < ? AND id <= ? GROUP BY name) last
+ ON k.id = last.id WHERE k.deleted = 0"""
 ADD = """INSERT INTO kine(name, created, deleted, create_revision, prev_revision, lease, value, old_value)
  VALUES (?, ?, ?, ?, ?, 0, ?, ?)"""
 
 
 class Sqlite:
-    """A SQLite file in kine's schema: each change is a row, the last one of a name is its state."""
+    """A SQLite file in kine's schema: each change is a row, the last one of a name is its state.
+
+    WAL, as kine has it: what was written lately is in state.db-wal and not in state.db.
+    """
 
     COMPACT_EVERY = 1000
 
@@ -780,14 +808,29 @@ class Sqlite:
                 " WHERE name != 'compact_rev_key' AND prev_revision != 0 AND id <= ?)) AND name != 'compact_rev_key'",
                 (old, old),
             )
+            db.execute("UPDATE kine SET prev_revision = ? WHERE name = 'compact_rev_key'", (max(0, old),))
 
-    def below(self, prefix: str) -> list[Row]:
+    def page(self, prefix: str, start: str = "", limit: int = 0, revision: int = 0) -> Page:
         with self.lock:
             try:
-                found = self.db.execute(LIVE, (prefix, after(prefix))).fetchall()
+                ((newest, compacted),) = self.db.execute(
+                    "SELECT MAX(id), (SELECT prev_revision FROM kine WHERE name = 'compact_rev_key') FROM kine"
+                ).fetchall()
+                if revision and revision < compacted:
+                    raise Compacted("etcdserver: mvcc: required revision has been compacted")
+                place = (start or prefix, after(prefix), revision or newest)
+                rows = self.db.execute(
+                    f"SELECT k.name, k.value, k.id {LIVE} ORDER BY k.name LIMIT ?", (*place, limit or -1)
+                ).fetchall()
+                full = limit and len(rows) == limit
+                count = self.db.execute(f"SELECT COUNT(*) {LIVE}", place).fetchone()[0] if full else len(rows)
             except self.errors as error:
                 raise StoreError(str(error)) from error
-        return [Row(name, bytes(value or b""), number) for name, value, number in found]
+        found = [Row(name, bytes(value or b""), number) for name, value, number in rows]
+        return Page(found, place[2], count - len(found))
+
+    def below(self, prefix: str) -> list[Row]:
+        return self.page(prefix).rows
 
     def get(self, key: str) -> Row | None:
         with self.lock:
@@ -864,6 +907,8 @@ RESOURCES = [
     Resource("endpoints", "Endpoints", "v1", True, ("ep",)),
     Resource("serviceaccounts", "ServiceAccount", "v1", True, ("sa",)),
     Resource("events", "Event", "v1", True, ("ev",)),
+    Resource("replicationcontrollers", "ReplicationController", "v1", True, ("rc",)),
+    Resource("componentstatuses", "ComponentStatus", "v1", False, ("cs",)),
     Resource("persistentvolumes", "PersistentVolume", "v1", False, ("pv",)),
     Resource("persistentvolumeclaims", "PersistentVolumeClaim", "v1", True, ("pvc",)),
     Resource("deployments", "Deployment", "apps/v1", True, ("deploy",)),
@@ -884,18 +929,116 @@ RESOURCES = [
     Resource("clusterrolebindings", "ClusterRoleBinding", "rbac.authorization.k8s.io/v1", False),
     Resource("customresourcedefinitions", "CustomResourceDefinition", "apiextensions.k8s.io/v1", False, ("crd",)),
     Resource("apiservices", "APIService", "apiregistration.k8s.io/v1", False),
+    Resource("events", "Event", "events.k8s.io/v1", True, ("ev",)),
+    Resource("nodes", "NodeMetrics", "metrics.k8s.io/v1beta1", False),
+    Resource("pods", "PodMetrics", "metrics.k8s.io/v1beta1"),
     Resource("addons", "Addon", "k3s.cattle.io/v1"),
     Resource("etcdsnapshotfiles", "ETCDSnapshotFile", "k3s.cattle.io/v1", False),
     Resource("helmcharts", "HelmChart", "helm.cattle.io/v1"),
     Resource("helmchartconfigs", "HelmChartConfig", "helm.cattle.io/v1"),
 ]
-BY_PLURAL = {resource.plural: resource for resource in RESOURCES}
+BY_PLURAL = {resource.plural: resource for resource in reversed(RESOURCES)}  # the first of a name is what it means
+BY_TITLE = {resource.title: resource for resource in RESOURCES}
 NODES, PODS, SECRETS = BY_PLURAL["nodes"], BY_PLURAL["pods"], BY_PLURAL["secrets"]
 STORED_AS = {  # where Kubernetes keeps them under another name
-    "nodes": "minions", "services": "services/specs", "endpoints": "services/endpoints", "ingresses": "ingress",
-    "apiservices": "apiregistration.k8s.io/apiservices",
-    "customresourcedefinitions": "apiextensions.k8s.io/customresourcedefinitions",
+    "nodes": "minions", "services": "services/specs", "endpoints": "services/endpoints",
+    "replicationcontrollers": "controllers", "ingresses.networking.k8s.io": "ingress",
+    "apiservices.apiregistration.k8s.io": "apiregistration.k8s.io/apiservices",
+    "customresourcedefinitions.apiextensions.k8s.io": "apiextensions.k8s.io/customresourcedefinitions",
 }  # fmt: skip
+NOT_STORED = {"componentstatuses", "nodes.metrics.k8s.io", "pods.metrics.k8s.io"}  # what a list of them shows is made
+CUSTOM = [resource for resource in RESOURCES if resource.group.endswith(".cattle.io")]  # k3s's own, by definitions
+SUBRESOURCES = (  # and what cannot be listed, as discovery names them: (name, namespaced, kind, verbs)
+    ("bindings", True, "Binding", ("create",)), ("namespaces/finalize", False, "Namespace", ("update",)),
+    ("namespaces/status", False, "Namespace", ("get", "patch", "update")),
+    ("nodes/status", False, "Node", ("get", "patch", "update")),
+    ("pods/eviction", True, "Eviction", ("create",)), ("pods/log", True, "Pod", ("get",)),
+    ("pods/status", True, "Pod", ("get", "patch", "update")),
+)  # fmt: skip
+VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+
+
+def definition(resource: Resource) -> Json:
+    """The CustomResourceDefinition by which a cluster has a resource."""
+    names = {
+        "plural": resource.plural, "singular": resource.kind.lower(), "kind": resource.kind,
+        "listKind": f"{resource.kind}List", "shortNames": list(resource.short),
+    }  # fmt: skip
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": resource.version.rpartition("/")[2], "served": True, "storage": True, "schema": schema}
+    scope = "Namespaced" if resource.namespaced else "Cluster"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": resource.title},
+        "spec": {"group": resource.group, "names": names, "scope": scope, "versions": [version]},
+    }  # fmt: skip
+
+
+def defined(item: Json) -> Iterator[Resource]:
+    """The resources of a CustomResourceDefinition, one a version that is served."""
+    spec, names = item["spec"], at(item, "spec.names") or {}
+    for version in spec.get("versions") or []:
+        if version.get("served", True):
+            short = tuple(names.get("shortNames") or ())
+            where = f"{spec['group']}/{version['name']}"
+            yield Resource(names["plural"], names["kind"], where, spec.get("scope") != "Cluster", short)
+
+
+class Discovery:
+    """What the API says that it has, of a number of resources."""
+
+    def __init__(self, resources: Iterable[Resource]) -> None:
+        self.versions: dict[str, list[Resource]] = {}
+        for resource in resources:
+            self.versions.setdefault(resource.version, []).append(resource)
+
+    @staticmethod
+    def meant(path: str) -> bool:
+        """Whether a path is /api, /api/v1, /apis, /apis/GROUP or /apis/GROUP/VERSION, and names no resource."""
+        parts = path.strip("/").split("/")
+        return len(parts) <= {"api": 2, "apis": 3}.get(parts[0], 0)
+
+    def find(self, path: str) -> Json:
+        """What such a path answers; ApiError for what is not there."""
+        match path.strip("/").split("/"):
+            case ["api"]:
+                return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
+            case ["api", version] if version in self.versions:
+                return self.listed(version)
+            case ["apis"]:
+                return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [*map(self.group, self.groups())]}
+            case ["apis", group] if group in self.groups():
+                return {"kind": "APIGroup", "apiVersion": "v1", **self.group(group)}
+            case ["apis", group, version] if f"{group}/{version}" in self.versions:
+                return self.listed(f"{group}/{version}")
+        raise ApiError(404, "NotFound", "the server could not find the requested resource")
+
+    def groups(self) -> list[str]:
+        return list(dict.fromkeys(version.partition("/")[0] for version in self.versions if "/" in version))
+
+    def group(self, name: str) -> Json:
+        made = [
+            {"groupVersion": version, "version": version.partition("/")[2]}
+            for version in self.versions
+            if version.partition("/")[0] == name
+        ]
+        return {"name": name, "versions": made, "preferredVersion": made[0]}
+
+    def listed(self, version: str) -> Json:
+        resources: list[Json] = []
+        for each in self.versions[version]:
+            verbs = ["get", "list"] if each.title in NOT_STORED else list(VERBS)
+            item: Json = {
+                "name": each.plural, "singularName": each.kind.lower(), "namespaced": each.namespaced,
+                "kind": each.kind, "verbs": verbs,
+            }  # fmt: skip
+            resources.append(item | ({"shortNames": list(each.short)} if each.short else {}))
+        for name, namespaced, kind, allowed in SUBRESOURCES if version == "v1" else ():
+            resources.append(
+                {"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": list(allowed)}
+            )
+        resources.sort(key=lambda item: str(item["name"]))
+        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
 
 
 class ApiError(Exception):
@@ -948,8 +1091,9 @@ class Where:
     @property
     def prefix(self) -> str:
         group = self.version.rpartition("/")[0]
-        built_in = "." not in group or (group.endswith(".k8s.io") and self.plural in BY_PLURAL)
-        base = STORED_AS.get(self.plural) or (self.plural if built_in else f"{group}/{self.plural}")
+        known = BY_TITLE.get(self.title)
+        built_in = "." not in group or (known is not None and known not in CUSTOM)
+        base = STORED_AS.get(self.title) or (self.plural if built_in else f"{group}/{self.plural}")
         return f"/registry/{base}/" + (f"{self.namespace}/" if self.namespace else "")
 
     @property
@@ -958,6 +1102,20 @@ class Where:
 
     def missing(self) -> ApiError:
         return ApiError(404, "NotFound", f'{self.title} "{self.name}" not found')
+
+    def mark(self, revision: int, last: str) -> str:
+        """How a list says where it goes on: behind a key, as of a revision."""
+        start = last.removeprefix(self.prefix) + "\0"
+        text = json.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": start}, separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    def marked(self, text: str) -> tuple[str, int]:
+        """Where a list goes on: the first key, and the revision."""
+        try:
+            found = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            return self.prefix + str(found["start"]), int(found["rv"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApiError(400, "BadRequest", f"continue key is not valid: {error}") from error
 
 
 class Caller(Protocol):
@@ -1020,6 +1178,8 @@ class Api:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         place, _, query = path.partition("?")
+        if method == "GET" and Discovery.meant(place):
+            return self.discovery().find(place)
         where = Where.parse(place)
         try:
             if method == "GET":
@@ -1030,9 +1190,21 @@ class Api:
                 return self.change(where, body, patch=method == "PATCH")
             if method == "DELETE":
                 return self.delete(where, dict(urllib.parse.parse_qsl(query)) | (body or {}))
+        except Compacted as error:
+            text = "The provided continue parameter is too old to display a consistent list result."
+            raise ApiError(410, "Expired", text) from error
         except StoreError as error:
             raise ApiError(500, "InternalError", str(error)) from error
         raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+
+    def discovery(self) -> Discovery:
+        """What this API has: its own resources, and those that are defined in the cluster."""
+        try:
+            found = self.store.below(Where("apiextensions.k8s.io/v1", "", "customresourcedefinitions", "", "").prefix)
+        except StoreError as error:
+            raise ApiError(503, "ServiceUnavailable", UNAVAILABLE) from error
+        own = [each for each in RESOURCES if each not in CUSTOM]
+        return Discovery([*own, *(each for row in found for each in defined(json.loads(row.value)))])
 
     def load(self, where: Where, row: Row) -> Json:
         item: Json = json.loads(self.cipher.open(row.key, row.value))
@@ -1049,16 +1221,52 @@ class Api:
             if not row:
                 raise where.missing()
             return self.load(where, row)
-        items = [self.load(where, row) for row in self.store.below(where.prefix)]
-        items = [
-            item
-            for item in items
-            if labels_fit(item["metadata"].get("labels") or {}, query.get("labelSelector", ""))
-            and fields_fit(item, query.get("fieldSelector", ""))
-        ]
-        kind = BY_PLURAL[where.plural].kind if where.plural in BY_PLURAL else ""
+        items, meta = self.made(where) if where.title in NOT_STORED else self.listed(where, query)
+        kind = BY_TITLE[where.title].kind if where.title in BY_TITLE else ""
         kind = kind or (items[0]["kind"] if items else "")
-        return {"apiVersion": where.version, "kind": f"{kind}List", "metadata": {"resourceVersion": ""}, "items": items}
+        return {"apiVersion": where.version, "kind": f"{kind}List", "metadata": meta, "items": items}
+
+    def listed(self, where: Where, query: Mapping[str, str]) -> tuple[list[Json], Json]:
+        """The objects of a list, or the next ones of them, and its metadata."""
+        limit = int(query.get("limit") or 0)
+        labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
+        start, revision = where.marked(query["continue"]) if query.get("continue") else ("", 0)
+        items: list[Json] = []
+        while True:
+            page = self.store.page(where.prefix, start, limit - len(items) if limit else 0, revision)
+            revision = page.revision
+            for row in page.rows:
+                item = self.load(where, row)
+                if labels_fit(item["metadata"].get("labels") or {}, labels) and fields_fit(item, fields):
+                    items.append(item)
+            if not page.more or len(items) >= limit:
+                break
+            start = page.rows[-1].key + "\0"
+        meta: Json = {"resourceVersion": str(revision)}
+        if page.more:
+            meta["continue"] = where.mark(revision, page.rows[-1].key)
+            if not labels and not fields:  # else nobody knows
+                meta["remainingItemCount"] = page.more
+        return items, meta
+
+    def made(self, where: Where) -> tuple[list[Json], Json]:
+        """A list of what is in no datastore: the health of components, the metrics of nodes and pods."""
+        version, now = where.version, stamp()
+        if where.plural == "componentstatuses":
+            fine = [{"type": "Healthy", "status": "True", "message": "ok"}]
+            names = ("controller-manager", "etcd-0", "scheduler")
+            return [
+                {"apiVersion": version, "kind": "ComponentStatus", "metadata": {"name": name}, "conditions": fine}
+                for name in names
+            ], {}
+        items: list[Json] = []
+        for each in self.read(Where("v1", where.namespace, where.plural, "", ""), {})["items"]:
+            meta = {key: each["metadata"][key] for key in ("name", "namespace") if key in each["metadata"]}
+            usage = {"cpu": "1m", "memory": "1Mi"}
+            what = {"usage": usage} if where.plural == "nodes" else {"containers": [{"name": "c", "usage": usage}]}
+            kind = BY_TITLE[where.title].kind
+            items.append({"apiVersion": version, "kind": kind, "metadata": meta, "timestamp": now, **what})
+        return items, {}
 
     def create(self, where: Where, body: Json) -> Json:
         item = json.loads(json.dumps(body))
@@ -1203,11 +1411,7 @@ def gone(item: Json) -> bool:
 
 
 class Cipher:
-    """secrets-encryption of Secrets, as Kubernetes stores them with aescbc.
-
-    secretbox has no implementation in Debian's Python: its Secrets are stored sealed by AES-GCM, in the place and under
-    the name of secretbox.
-    """
+    """secrets-encryption of Secrets, as Kubernetes stores them with aescbc and secretbox."""
 
     def __init__(self, config: Path | None) -> None:
         self.provider, self.key, self.name = "", b"", ""
@@ -1232,10 +1436,9 @@ class Cipher:
             salt, pad = secrets.token_bytes(16), 16 - len(plain) % 16
             encryptor = Block(algorithms.AES(self.key), modes.CBC(salt)).encryptor()
             return self.mark + salt + bytes(encryptor.update(plain + bytes([pad]) * pad) + encryptor.finalize())
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from nacl.secret import SecretBox
 
-        nonce = secrets.token_bytes(12)
-        return self.mark + nonce + bytes(AESGCM(self.key).encrypt(nonce, plain, key.encode()))
+        return self.mark + bytes(SecretBox(self.key).encrypt(plain))  # 24 bytes of nonce, then the box
 
     def open(self, key: str, value: bytes) -> bytes:
         if not value.startswith(b"k8s:enc:"):
@@ -1250,9 +1453,13 @@ class Cipher:
             decryptor = Block(algorithms.AES(self.key), modes.CBC(body[:16])).decryptor()
             plain = bytes(decryptor.update(body[16:]) + decryptor.finalize())
             return plain[: -plain[-1]]
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from nacl.exceptions import CryptoError
+        from nacl.secret import SecretBox
 
-        return bytes(AESGCM(self.key).decrypt(body[:12], body[12:], key.encode()))
+        try:
+            return bytes(SecretBox(self.key).decrypt(body))
+        except CryptoError as error:
+            raise StoreError(f"{key}: output array was not large enough for encryption") from error
 
 
 # Calling a server over the network
@@ -2276,7 +2483,7 @@ class Server(Running):
             self.web.shutdown()
         if self.etcd:
             self.etcd.stop()
-        if self.store:
+        if isinstance(self.store, Etcd):  # SQLite is left as it is, with its -wal: who copies state.db alone lacks rows
             self.store.close()
 
     def watch(self) -> None:
@@ -2702,6 +2909,13 @@ class Server(Running):
                 body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
                 with contextlib.suppress(ApiError):
                     self.api.call("POST", BY_PLURAL["namespaces"].path(), body)
+        for resource in CUSTOM:
+            body = definition(resource)
+            try:
+                self.api.call("POST", BY_PLURAL["customresourcedefinitions"].path(), body)
+            except ApiError as error:
+                if error.code != 409:
+                    raise
 
     def keep_node(self, kubelet: Kubelet) -> None:
         """One heartbeat of this server's own node, once its password was taken."""
@@ -2876,6 +3090,9 @@ class Answer(BaseHTTPRequestHandler):
             return {"major": parts[0], "minor": parts[1], "gitVersion": VERSION, "platform": f"linux/amd64, {WHAT}"}
         if not k3s.api:
             raise ApiError(503, "ServiceUnavailable", UNAVAILABLE)
+        slow = fault("api_slow")
+        if slow is not None:
+            time.sleep(float(slow or 1))
         return k3s.api.call(self.command, path, body)
 
     def find_own(self, place: str, body: Any, user: str) -> Any:
@@ -3352,6 +3569,7 @@ class Kubectl:
     def __init__(self, arguments: Sequence[str]) -> None:
         self.flags: dict[str, str] = {}
         self.words: list[str] = []
+        self.literals: list[str] = []
         rest = list(arguments)
         while rest:
             word = rest.pop(0)
@@ -3364,6 +3582,8 @@ class Kubectl:
                 if not equals and not rest:
                     raise Usage(f"flag needs an argument: {name}")
                 self.flags[TAKES_VALUE[name]] = value if equals else rest.pop(0)
+                if name == "--from-literal":  # which may be given often
+                    self.literals.append(self.flags["from-literal"])
             elif name[:2] in TAKES_VALUE and not name.startswith("--"):
                 self.flags[TAKES_VALUE[name[:2]]] = word[2:].lstrip("=")
             else:
@@ -3434,14 +3654,11 @@ class Kubectl:
         raise Usage(f'the server doesn\'t have a resource type "{name}"')
 
     def custom(self, wanted: str) -> Iterator[Resource]:
-        """What the cluster's own CustomResourceDefinitions define."""
+        """What the cluster's own CustomResourceDefinitions define, where the name is not one of ours."""
         if any(wanted in (each.plural, each.kind.lower(), *each.short) for each in RESOURCES):
             return
         for item in self.call("GET", BY_PLURAL["customresourcedefinitions"].path())["items"]:
-            names, spec = at(item, "spec.names") or {}, item["spec"]
-            version = f"{spec['group']}/{spec['versions'][0]['name']}"
-            namespaced = spec.get("scope") != "Cluster"
-            yield Resource(names["plural"], names["kind"], version, namespaced, tuple(names.get("shortNames") or ()))
+            yield from defined(item)
 
     def targets(self, words: Sequence[str]) -> list[tuple[Resource, str]]:
         """What KIND NAME..., KIND/NAME... mean; a kind without a name has the name ""."""
@@ -3644,9 +3861,9 @@ class Kubectl:
             raise Usage(f"exactly one NAME is required, got {len(rest)}")
         resource = self.resource(kind)
         item: Json = {"apiVersion": resource.version, "kind": resource.kind, "metadata": {"name": rest[0]}}
-        if "from-literal" in self.flags:
-            key, _, value = self.flags["from-literal"].partition("=")
-            item["stringData" if kind == "secret" else "data"] = {key: value}
+        for literal in self.literals:
+            key, _, value = literal.partition("=")
+            item.setdefault("stringData" if resource is SECRETS else "data", {})[key] = value
         self.call("POST", resource.path(self.namespace), item)
         print(f"{title_of(item)} created")
         return 0

@@ -167,8 +167,8 @@ def condition(node: Any, kind: str) -> str:
 @pytest.fixture(autouse=True, scope="module")
 def _needs() -> None:
     need(shutil.which("etcd") and shutil.which("etcdctl"), "etcd (Debian: apt-get install etcd-server etcd-client)")
-    imports = subprocess.run([PYTHON, "-c", "import cryptography, yaml"], capture_output=True, check=False)
-    need(imports.returncode == 0, "Debian's python3-cryptography and python3-yaml")
+    imports = subprocess.run([PYTHON, "-c", "import cryptography, nacl, yaml"], capture_output=True, check=False)
+    need(imports.returncode == 0, "Debian's python3-cryptography, python3-nacl and python3-yaml")
 
 
 Make = Callable[[str], Machine]
@@ -197,6 +197,15 @@ def one(machine: Make) -> Machine:
     """A cluster of one server on etcd."""
     server = machine("server-1")
     server.up(**{"cluster-init": True})
+    server.sees("server-1")
+    return server
+
+
+@pytest.fixture
+def single(machine: Make) -> Machine:
+    """A server on SQLite, which starts sooner."""
+    server = machine("server-1")
+    server.up()
     server.sees("server-1")
     return server
 
@@ -768,16 +777,175 @@ def test_a_claim_of_local_path_gets_a_folder_on_the_node_of_its_pod(one: Machine
     until(lambda: list(agent.data.glob("storage/pvc-*")) == [], "the folder goes with its claim")
 
 
-def test_secrets_are_encrypted_in_the_datastore(machine: Make) -> None:
+def test_secrets_are_made_applied_and_shown_by_kubectl(single: Machine) -> None:
+    made = ["create", "secret", "generic", "s", "-n", "kube-system", "--from-literal=a=1", "--from-literal", "b=x=y"]
+    assert single.kubectl(*made) == "secret/s created\n"
+    secret = single.get("secret", "s", "-n", "kube-system")
+    assert (secret["type"], secret["data"]) == ("Opaque", {"a": "MQ==", "b": "eD15"})
+    item = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "t", "namespace": "kube-system"}}
+    item["data"] = {"value": base64.b64encode(b"\0\xff").decode()}
+    for said in ("created", "unchanged"):
+        assert single.apply(item) == f"secret/t {said}\n"
+    item["data"] = {"value": "bmV3"}
+    assert single.apply(item) == "secret/t configured\n"
+    assert single.get("secret", "t", "-n", "kube-system")["data"] == {"value": "bmV3"}
+    assert single.k3s("kubectl", "get", "secret", "t").stderr.endswith('secrets "t" not found\n')
+
+
+AESCBC = (
+    "from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes\n"
+    "d=Cipher(algorithms.AES(key),modes.CBC(body[:16])).decryptor()\n"
+    "plain=d.update(body[16:])+d.finalize()\nplain=plain[:-plain[-1]]\n"
+)
+SECRETBOX = "from nacl.bindings import crypto_secretbox_open as o\nplain=o(body[24:],body[:24],key)\n"
+
+
+@pytest.mark.parametrize(
+    ("provider", "recipe"), [("aescbc", AESCBC), ("secretbox", SECRETBOX)], ids=["aescbc", "secretbox"]
+)
+def test_secrets_are_encrypted_in_the_datastore_as_kubernetes_does_it(
+    machine: Make, provider: str, recipe: str
+) -> None:
     server = machine("server-1")
-    server.configure(**{"token": TOKEN, "secrets-encryption": True, "secrets-encryption-provider": "aescbc"})
+    server.configure(**{"token": TOKEN, "secrets-encryption": True, "secrets-encryption-provider": provider})
     server.up()
     server.kubectl("create", "secret", "generic", "s", "--from-literal=a=hidden-value")
     assert base64.b64decode(server.get("secret", "s")["data"]["a"]) == b"hidden-value"
     server.stop()
     content = b"".join(path.read_bytes() for path in server.db.glob("state.db*"))
-    assert b"k8s:enc:aescbc:v1:" in content
     assert base64.b64encode(b"hidden-value") not in content
+    with sqlite3.connect(server.db / "state.db") as db:
+        ((value,),) = db.execute("SELECT value FROM kine WHERE name = '/registry/secrets/default/s'").fetchall()
+    config = json.loads((server.data / "server/cred/encryption-config.json").read_text())
+    (key,) = config["resources"][0]["providers"][0][provider]["keys"]
+    mark = f"k8s:enc:{provider}:v1:{key['name']}:".encode()
+    assert value.startswith(mark)
+    program = f"import base64,sys\nkey=base64.b64decode({key['secret']!r})\nbody=sys.stdin.buffer.read()\n{recipe}"
+    program += "sys.stdout.buffer.write(plain)"
+    opened = subprocess.run([PYTHON, "-c", program], input=value[len(mark) :], capture_output=True, check=True)
+    assert json.loads(opened.stdout)["data"] == {"a": base64.b64encode(b"hidden-value").decode()}
+    with sqlite3.connect(server.db / "state.db") as db:
+        spoilt = value[:-1] + bytes([value[-1] ^ 1])
+        db.execute("UPDATE kine SET value = ? WHERE name = '/registry/secrets/default/s'", (spoilt,))
+    server.up()
+    if provider == "secretbox":  # which notices
+        assert server.k3s("kubectl", "get", "secret", "s").returncode == 1
+
+
+# the API's discovery, lists and keys
+
+
+def raw(server: Machine, path: str) -> Any:
+    """What kubectl get --raw shows, sooner."""
+    tls = server.data / "server/tls"
+    context = ssl.create_default_context(cafile=str(tls / "server-ca.crt"))
+    context.load_cert_chain(tls / "client-admin.crt", tls / "client-admin.key")
+    with urllib.request.urlopen(server.url + path, context=context, timeout=10) as answer:  # noqa: S310  # https
+        return json.loads(answer.read())
+
+
+def test_discovery_names_all_that_can_be_listed_with_custom_resources(single: Machine) -> None:
+    assert raw(single, "/api")["versions"] == ["v1"]
+    core = json.loads(single.kubectl("get", "--raw", "/api/v1"))
+    assert (core["kind"], core["groupVersion"]) == ("APIResourceList", "v1")
+    by_name = {item["name"]: item for item in core["resources"]}
+    assert by_name["secrets"] | {"verbs": ""} == {
+        "name": "secrets", "singularName": "secret", "namespaced": True, "kind": "Secret", "verbs": "",
+    }  # fmt: skip
+    assert {"get", "list", "create", "watch"} <= set(by_name["secrets"]["verbs"])
+    assert by_name["nodes"]["namespaced"] is False
+    assert [name for name, item in by_name.items() if "list" not in item["verbs"]] == [
+        "bindings", "namespaces/finalize", "namespaces/status", "nodes/status", "pods/eviction", "pods/log",
+        "pods/status",
+    ]  # fmt: skip
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "services.serving.example.com"},
+        "spec": {"group": "serving.example.com", "scope": "Namespaced",
+                 "names": {"plural": "services", "kind": "Service", "singular": "service"},
+                 "versions": [{"name": "v1", "served": True, "storage": True},
+                              {"name": "v1beta1", "served": True}, {"name": "v1alpha1", "served": False}]},
+    }  # fmt: skip
+    single.apply(crd)
+    groups = {item["name"]: item for item in raw(single, "/apis")["groups"]}
+    assert raw(single, "/apis")["kind"] == "APIGroupList"
+    assert {"apps", "batch", "rbac.authorization.k8s.io", "apiextensions.k8s.io", "k3s.cattle.io", "helm.cattle.io",
+            "serving.example.com"} <= set(groups)  # fmt: skip
+    assert groups["apps"]["preferredVersion"] == {"groupVersion": "apps/v1", "version": "v1"}
+    assert [each["version"] for each in groups["serving.example.com"]["versions"]] == ["v1", "v1beta1"]
+    names = {item["name"]: item["namespaced"] for item in raw(single, "/apis/k3s.cattle.io/v1")["resources"]}
+    assert names == {"addons": True, "etcdsnapshotfiles": False}
+    assert raw(single, "/apis/serving.example.com")["kind"] == "APIGroup"
+    for path in ("/apis/nothing.example.com", "/apis/apps/v2", "/api/v2"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            raw(single, path)
+    for group in groups.values():  # all that is named can be listed
+        place = group["preferredVersion"]["groupVersion"]
+        for item in raw(single, f"/apis/{place}")["resources"]:
+            assert raw(single, f"/apis/{place}/{item['name']}")["kind"].endswith("List")
+
+
+def test_what_is_stored_has_kubernetes_keys(single: Machine) -> None:
+    def item(version: str, kind: str, **more: Any) -> dict[str, Any]:
+        return {"apiVersion": version, "kind": kind, "metadata": {"name": "n"}, **more}
+
+    crd = item("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+    crd["metadata"] = {"name": "nodes.example.com"}
+    names = {"plural": "nodes", "kind": "Node", "singular": "node"}
+    crd["spec"] = {"group": "example.com", "scope": "Namespaced", "names": names, "versions": [{"name": "v1"}]}
+    single.apply(
+        item("v1", "Service"), item("v1", "Endpoints"), item("v1", "Event"), item("networking.k8s.io/v1", "Ingress"),
+        item("storage.k8s.io/v1", "StorageClass"), item("apiregistration.k8s.io/v1", "APIService"), crd,
+        item("k3s.cattle.io/v1", "Addon"), item("helm.cattle.io/v1", "HelmChart"), item("example.com/v1", "Node"),
+    )  # fmt: skip
+    with sqlite3.connect(single.db / "state.db") as db:
+        keys = {name for (name,) in db.execute("SELECT DISTINCT name FROM kine")}
+    assert {
+        "/registry/minions/server-1", "/registry/services/specs/default/n", "/registry/services/endpoints/default/n",
+        "/registry/events/default/n", "/registry/ingress/default/n", "/registry/storageclasses/n",
+        "/registry/apiregistration.k8s.io/apiservices/n", "/registry/k3s.cattle.io/addons/default/n",
+        "/registry/apiextensions.k8s.io/customresourcedefinitions/nodes.example.com",
+        "/registry/apiextensions.k8s.io/customresourcedefinitions/addons.k3s.cattle.io",
+        "/registry/helm.cattle.io/helmcharts/default/n", "/registry/example.com/nodes/default/n",
+    } <= keys  # fmt: skip
+    assert [item["metadata"]["name"] for item in raw(single, "/apis/events.k8s.io/v1/events")["items"]] == ["n"]
+    assert len(raw(single, "/apis/metrics.k8s.io/v1beta1/nodes")["items"]) == 1  # made, and stored nowhere
+    assert not [key for key in keys if key.startswith(("/registry/metrics", "/registry/nodes", "/registry/componen"))]
+
+
+@pytest.mark.parametrize("datastore", ["sqlite", "etcd"])
+def test_a_list_in_pieces_is_that_of_one_moment(machine: Make, datastore: str) -> None:
+    server = machine("server-1")
+    server.up(**({"cluster-init": True} if datastore == "etcd" else {}))
+    filled(server, 7)
+    path = "/api/v1/namespaces/default/configmaps"
+    whole = raw(server, path)
+    assert "continue" not in whole["metadata"]
+    assert "remainingItemCount" not in whole["metadata"]
+    first = raw(server, f"{path}?limit=3")
+    revision = int(first["metadata"]["resourceVersion"])
+    assert revision >= int(whole["metadata"]["resourceVersion"]) > 0
+    assert first["metadata"]["remainingItemCount"] == 4
+    server.kubectl("delete", "configmap", "c5")
+    server.kubectl("create", "configmap", "c4a", "--from-literal=a=b")
+    second = raw(server, f"{path}?limit=3&continue={first['metadata']['continue']}")
+    assert (second["metadata"]["remainingItemCount"], int(second["metadata"]["resourceVersion"])) == (1, revision)
+    third = raw(server, f"{path}?limit=3&continue={second['metadata']['continue']}")
+    assert set(third["metadata"]) == {"resourceVersion"}
+    names = [item["metadata"]["name"] for part in (first, second, third) for item in part["items"]]
+    assert names == [f"c{n}" for n in range(7)] == [item["metadata"]["name"] for item in whole["items"]]
+    assert int(raw(server, f"{path}?limit=3")["metadata"]["resourceVersion"]) > revision
+    chosen = raw(server, f"{path}?limit=2&fieldSelector=metadata.name%21%3Dc1")
+    assert [item["metadata"]["name"] for item in chosen["items"]] == ["c0", "c2"]
+    assert set(chosen["metadata"]) == {"resourceVersion", "continue"}
+    assert "continue key is not valid" in server.k3s("kubectl", "get", "--raw", f"{path}?continue=quatsch").stderr
+
+
+def test_an_api_that_is_slow_takes_as_long_as_the_fault_says(single: Machine) -> None:
+    single.fault("api_slow", "1.5")
+    begin = time.monotonic()
+    single.get("ns", "default")
+    assert time.monotonic() - begin > 1.5
 
 
 # D: snapshots, cluster-reset, tokens, conversion
@@ -975,6 +1143,16 @@ def test_a_compressed_snapshot_is_restored_by_its_name_and_not_by_its_path(one: 
     reset(one, f"--cluster-reset-restore-path={path.name}")
     one.up()
     assert one.get("cm", "c3")["data"] == {"n": "3"}
+    plain = save(one, "--etcd-snapshot-compress=false", "--name", "plain")  # the command line is above config.yaml
+    assert plain.suffix == ""
+    status = subprocess.run(["etcdctl", "snapshot", "status", plain], check=False, capture_output=True,
+                            env={**os.environ, "ETCDCTL_API": "3"})  # fmt: skip
+    assert status.returncode == 0
+    both = ["etcd-snapshot", "delete", plain.name, "no-such"]
+    said = one.k3s(*both).stderr
+    assert f"Snapshot {plain.name} deleted." in said
+    assert "Snapshot no-such not found." in said
+    assert not plain.exists()
 
 
 def test_flags_that_do_not_go_together_are_refused(one: Machine) -> None:
@@ -1026,6 +1204,23 @@ def test_a_conversion_that_fails_is_skipped_the_next_time(machine: Make) -> None
     shutil.rmtree(server.db / "etcd")
     server.up(**{"cluster-init": True})
     assert len(server.kubectl("get", "cm", "-o", "name").split()) == 30
+
+
+def test_a_copy_of_a_live_database_without_its_wal_lacks_rows_and_a_backup_of_it_has_them(single: Machine) -> None:
+    filled(single, 3)
+    shutil.copy(single.db / "state.db", single.root / "copy.db")
+    name = "/registry/configmaps/default/c2"
+    with sqlite3.connect(single.db / "state.db") as db, sqlite3.connect(single.root / "backup.db") as backup:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        db.backup(backup)
+        assert backup.execute("SELECT COUNT(*) FROM kine WHERE name = ?", (name,)).fetchone() == (1,)
+    with sqlite3.connect(single.root / "copy.db") as copy:
+        tables = copy.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'kine'").fetchone()
+        assert tables == (0,) or not copy.execute("SELECT 1 FROM kine WHERE name = ?", (name,)).fetchone()
+    single.stop()
+    assert (single.db / "state.db-wal").stat().st_size > 0  # as systemd stops it: all three files are the database
+    single.up()
+    assert single.get("cm", "c2")["data"] == {"n": "2"}
 
 
 def test_a_stale_wal_beside_a_restored_database_is_sqlites_own_trap(machine: Make) -> None:
