@@ -18,10 +18,11 @@ import pytest
 from jsonschema import Draft7Validator
 
 from conftest import ROOT, Project, copy_of_example
-from i12e import init, keys, lock, programs, questions, schema, sealed
+from i12e import backup_keys, init, keys, lock, programs, questions, schema, sealed
 from i12e.build import Build
 from i12e.errors import UsageError, UserError
 from i12e.files import Files
+from i12e.model import load_fleet
 from i12e.paths import DEFAULT, Paths
 from i12e.secrets import Vault, demo_recipients, demo_values, fingerprint, flat
 from i12e.yamlfile import load
@@ -50,6 +51,11 @@ def checkout(tmp_path: Path) -> Project:
 def key_file() -> Path:
     """Return where sops looks for keys in this test."""
     return keys.key_file(os.environ)
+
+
+def backup_key_file(name: str = "home") -> Path:
+    """Given a cluster's name, return where the key of its backups is in this test."""
+    return backup_keys.key_file(Paths(ROOT, DEFAULT), name, os.environ)
 
 
 def make(project: Project, env: str = DEFAULT, **given: str) -> Build:
@@ -97,7 +103,7 @@ def typed(project: Project, *args: str, **environ: str) -> Typed:
 def test_a_cluster_of_ones_own_is_rendered_with_no_demo_value_in_it(checkout: Project) -> None:
     done = run(checkout, "init", "--yes", *(f"--{key.replace('_', '-')}={value}" for key, value in GIVEN.items()))
     assert done.returncode == 0, done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("WRITE")][1:] == MADE
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("WRITE")][2:] == MADE
     rendered = run(checkout)
     assert rendered.returncode == 0, rendered.stderr
     assert "default: 4 done" in rendered.stdout
@@ -164,11 +170,11 @@ def test_no_private_key_and_no_token_is_told_or_given_to_a_program(
     monkeypatch.setattr(programs, "run", looked)
     build = make(checkout, **GIVEN)
     words = "\n".join([*given, *build.notes, *(f"{step}" for step in build.told)])
-    private = key_file().read_text().splitlines()[-1]
-    assert private.startswith("AGE-SECRET-KEY-1")
-    assert not [secret for secret in (private, *tokens(checkout)) if secret in words]
+    keys_ = [file.read_text().splitlines()[-1] for file in (key_file(), backup_key_file())]
+    assert [key[:16] for key in keys_] == ["AGE-SECRET-KEY-1"] * 2
+    assert not [secret for secret in (*keys_, *tokens(checkout)) if secret in words]
     files = [path for path in checkout.root.rglob("*") if path.is_file()]
-    hidden = [secret.encode() for secret in (private, *tokens(checkout))]
+    hidden = [secret.encode() for secret in (*keys_, *tokens(checkout))]
     assert [path for path in files if any(secret in path.read_bytes() for secret in hidden)] == []
 
 
@@ -278,6 +284,57 @@ def test_without_a_terminal_and_without_yes_it_says_what_is_missing_and_makes_no
 def test_what_init_does_not_know_is_usage(checkout: Project, args: list[str]) -> None:
     done = run(checkout, *args)
     assert done.returncode == 3, done.stderr
+    assert not key_file().exists()
+
+
+# --- the key of the backups
+
+
+def recipients(project: Project) -> list[str]:
+    """Given a project, return who can open the backups of its cluster."""
+    data = load((project.root / "hosts/cluster.yaml").read_bytes(), "").data
+    return list(data["backup"]["recipients"])
+
+
+def test_backups_have_a_key_of_their_own_that_the_secrets_do_not_have(checkout: Project) -> None:
+    build = make(checkout, **GIVEN)
+    file = backup_key_file()
+    assert recipients(checkout) == backup_keys.recipients_of(file)
+    assert len(recipients(checkout)) == 1
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert recipients(checkout)[0] not in (checkout.root / ".sops.yaml").read_text()
+    assert keys.found(os.environ) != recipients(checkout)
+    assert any(note.startswith("keep a copy of ~/.config/i12e/backup-keys/home.txt") for note in build.notes)
+    fleet = load_fleet("hosts", DEFAULT, ["server-1"], Files(checkout.root).read)
+    assert fleet.cluster
+    backup_keys.check(Paths(checkout.root, DEFAULT), fleet.cluster)
+
+
+def test_a_key_of_the_backups_that_is_there_is_used_and_kept(checkout: Project) -> None:
+    pair = keys.make()
+    backup_keys.save(pair, backup_key_file("mine"), "mine")
+    build = make(checkout, name="mine", **GIVEN)
+    assert recipients(checkout) == [pair.recipient]
+    assert pair.private.reveal() in backup_key_file("mine").read_text()
+    assert [step.result for step in build.told if "backup-keys" in step.what] == ["kept"]
+
+
+def test_a_file_in_the_place_of_that_key_is_never_overwritten(checkout: Project) -> None:
+    backup_key_file().parent.mkdir(parents=True)
+    backup_key_file().write_text("of something else\n")
+    with pytest.raises(UsageError, match=r"backup-keys/home.txt: holds no private key .* \(put it elsewhere\)"):
+        make(checkout, **GIVEN)
+    assert backup_key_file().read_text() == "of something else\n"
+    assert not (checkout.root / "hosts/cluster.yaml").exists()
+
+
+def test_the_key_of_the_backups_is_not_put_into_the_checkout(
+    checkout: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I12E_BACKUP_KEY_FILE", str(checkout.root / "backup.txt"))
+    with pytest.raises(UsageError, match="names a file of this checkout"):
+        make(checkout, **GIVEN)
+    assert not (checkout.root / "backup.txt").exists()
     assert not key_file().exists()
 
 
@@ -450,7 +507,7 @@ def test_a_new_user_answers_questions_and_mistakes_are_asked_again(checkout: Pro
     run_.type(SSH)
     answer(run_, ("Which one [paper]:", "none"))
     assert run_.end() == 0, run_.text
-    assert "default: 8 done" in run_.text
+    assert "default: 9 done" in run_.text
     assert "only one key opens your secrets" in run_.text
     assert "now ./doit renders it; then git add .sops.yaml hosts secrets, and commit" in run_.text
     done = run(checkout)

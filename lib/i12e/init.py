@@ -4,21 +4,20 @@ What is there stays, and it is said so; what is missing is made, in an order in 
 only those before it. cluster.yaml is the last: while it is missing, the environment does not exist, and
 a run that was killed is completed by the next one.
 
-    key  ->  rule in .sops.yaml  ->  tokens, sealed and opened again  ->  hosts' files  ->  cluster.yaml
+    keys  ->  rule in .sops.yaml  ->  tokens, sealed and opened again  ->  hosts' files  ->  cluster.yaml
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import secrets as random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from i12e import answers as replies
-from i12e import files, keys, questions, screen, sealed, templates, workbench, yamlfile
+from i12e import backup_keys, files, keys, newkey, questions, screen, sealed, templates, workbench, yamlfile
 from i12e.answers import Answers
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
@@ -33,7 +32,6 @@ from i12e.workbench import RULES
 _PATTERN = r"secrets/([^/]+/)?[^/]+\.yaml$"
 _COMMENT = "Yours: whoever holds one of these keys opens your secrets. ./doit secrets_rekey changes them."
 _TOKENS = ("server_token", "agent_token")
-_TYPED = 6  # characters of a key on paper that are asked back
 _SECOND = (
     "\nA second key that opens your secrets, for the day on which the first one is lost:\n"
     "  paper    a new one, for you to write down\n"
@@ -54,6 +52,10 @@ class _Site:
     """The user's own key, where it is to be made."""
     others: list[str] = field(default_factory=list)
     """Further recipients for a new rule."""
+    for_backups: keys.Pair = field(default_factory=keys.make)
+    """The key that opens a new cluster's backups, where it is to be made."""
+    backup_file: Path | None = None
+    """Where that key is, or is to be; None where cluster.yaml is there."""
     planned: dict[str, str] = field(default_factory=dict)
     """The texts of the files below hosts/ that are to be made."""
 
@@ -192,6 +194,13 @@ def _plan(site: _Site, answers: Answers, pins: dict[str, str]) -> list[Problem]:
     if "name" in answers:
         values = {key: _scalar(value) for key, value in {**pins, **answers}.items()}
         values |= {"vip": answers["vip"] and _scalar(answers["vip"]), "network": _flow(answers["network"])}
+        site.backup_file = backup_keys.key_file(site.paths, answers["name"], site.environ)
+        newkey.refuse_inside(site.paths, site.backup_file)
+        there = backup_keys.recipients_of(site.backup_file)
+        values |= {"backup": ", ".join(there or [site.for_backups.recipient])}
+        if not there and os.path.lexists(site.backup_file):
+            rule = "holds no private key of age's: one for the backups would have to be there"
+            return [Problem(newkey.shown(site.backup_file), None, None, rule, "put it elsewhere")]
         site.planned[site.paths.cluster_file] = _text(site, "cluster", values)
     return _problems(site) if site.planned else []
 
@@ -251,7 +260,7 @@ def _find_key(site: _Site) -> None:
     elif not site.others and rule is None:
         rule_ = "holds no key whose public half i12e can tell (one of a plugin or with a passphrase?)"
         remedy = "--recipient age1... names it"
-        raise UsageError(Problem(_shown(site.key_file), None, None, rule_, remedy))
+        raise UsageError(Problem(newkey.shown(site.key_file), None, None, rule_, remedy))
 
 
 def _offer_second(site: _Site, terminal: Terminal, paper: bool) -> None:
@@ -270,22 +279,7 @@ def _offer_second(site: _Site, terminal: Terminal, paper: bool) -> None:
                 ).rstrip()
             )
     if paper:
-        site.others.append(_on_paper(terminal))
-
-
-def _on_paper(terminal: Terminal) -> str:
-    """Show a new key once, until the person has typed the end of it back; return its public half."""
-    pair = keys.make()
-    private = pair.private.reveal()
-    with terminal.page():
-        terminal.say("Write this key down and put the paper in a safe place. It is shown once and kept nowhere else:\n")
-        terminal.say(f"    {private}\n")
-        terminal.say("To use it one day, type it into a file and point SOPS_AGE_KEY_FILE at that.\n")
-        while replies.reply(terminal, f"Its last {_TYPED} characters, from your paper:").upper() != private[-_TYPED:]:
-            terminal.say(
-                "  the key does not end like that: compare your paper with it, or leave by Ctrl-C, and nothing is made"
-            )
-    return pair.recipient
+        site.others.append(newkey.on_paper(terminal, "type it into a file and point SOPS_AGE_KEY_FILE at that"))
 
 
 # --- making it
@@ -296,6 +290,7 @@ def _write(build: Build, site: _Site) -> None:
     workbench.tidy(site.paths)
     files.sweep(site.key_file.parent, site.key_file.name)
     _write_key(build, site)
+    _write_backup_key(build, site)
     _write_rule(build, site)
     _write_tokens(build, site)
     for path, text in site.planned.items():  # cluster.yaml is the last
@@ -305,7 +300,7 @@ def _write(build: Build, site: _Site) -> None:
 
 
 def _write_key(build: Build, site: _Site) -> None:
-    shown = _shown(site.key_file)
+    shown = newkey.shown(site.key_file)
     if site.pair and keys.save(site.pair, site.key_file):
         build.tell("WRITE", shown, f"your key, its public half is {site.own}")
         build.note(f"keep a copy of {shown} in a safe place: without a key nobody opens your secrets")
@@ -316,6 +311,24 @@ def _write_key(build: Build, site: _Site) -> None:
     build.tell("KEEP", shown if site.key_file.exists() else "your key", site.own or "it was there", result="kept")
     if site.key_file.exists() and site.key_file.stat().st_mode & 0o077:
         build.note(f"warning: others may read {shown} (chmod 600 {shown})")
+
+
+def _write_backup_key(build: Build, site: _Site) -> None:
+    """Save the key that opens the backups, before any file names it."""
+    file = site.backup_file
+    if file is None:
+        return
+    name = yamlfile.examine(site.planned[site.paths.cluster_file].encode(), "").data["name"]
+    if not os.path.lexists(file) and backup_keys.save(site.for_backups, file, name):
+        build.tell("WRITE", newkey.shown(file), f"the key that opens backups: {site.for_backups.recipient}")
+        build.note(newkey.keep(file))
+        return
+    found = backup_keys.recipients_of(file)
+    if not all(recipient in site.planned[site.paths.cluster_file] for recipient in found):
+        rule = "another run has just made it"
+        raise UserError(Problem(newkey.shown(file), None, None, rule, "run init again"))
+    build.tell("KEEP", newkey.shown(file), ", ".join(found), result="kept")
+    newkey.warn_of_readers(build, file)
 
 
 def _write_rule(build: Build, site: _Site) -> None:
@@ -382,13 +395,8 @@ def _close(build: Build, site: _Site, unused: Sequence[Question]) -> None:
         options = ", ".join(f"--{question.option}" for question in unused)
         there = site.paths.cluster_file
         build.note(f"not used: {options}, since {there} is there: edit that; a further host is a file beside it")
-    if any(step.result == "done" and step.what != _shown(site.key_file) for step in build.told):
+    keys_ = [newkey.shown(file) for file in (site.key_file, site.backup_file) if file]
+    if any(step.result == "done" and step.what not in keys_ for step in build.told):
         env = "" if site.paths.env == DEFAULT else f"I12E_ENV={site.paths.env} "
         folders = " ".join(sorted({site.paths.hosts, site.paths.secrets}))
         build.note(f"now {env}./doit renders it; then git add {RULES} {folders}, and commit")
-
-
-def _shown(path: Path) -> str:
-    """Return a path as a person says it, from the home folder."""
-    home = str(Path.home())
-    return re.sub(rf"\A{re.escape(home)}(?=/)", "~", str(path))
