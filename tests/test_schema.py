@@ -138,6 +138,20 @@ api: {name: k8s.example.com}
 ssh_keys: [KEY]
 helm: {app: {namespace: web}}
 => helm.app.chart
+
+name: test
+k3s: {version: v1.35.4+k3s1}
+api: {name: k8s.example.com}
+ssh_keys: [KEY]
+backup: {stores: [{name: nas}]}
+=> backup.stores[0]
+
+name: test
+k3s: {version: v1.35.4+k3s1}
+api: {name: k8s.example.com}
+ssh_keys: [KEY]
+backup: {alarms: [{command: /bin/a, ping: b}]}
+=> backup.alarms[0].ping
 """
 # What is added to a server's file, with the place of its mistake.
 BROKEN_HOSTS = """\
@@ -280,6 +294,8 @@ GOOD_CLUSTERS = [
     "os: {update: {strategy: off, window: {days: [Sun], start: '23:30', length: 23h59m, stagger: false}}}\n",
     "network: {cluster_cidr: 10.0.0.0/8, service_cidr: [172.16.0.0/255.255.0.0]}\n",
     "network: {interface: ~}\n",
+    "backup: {every: 1d, stores: [{name: a, folder: ~/b}], alarms: [{pushover: true}]}\n",
+    "backup:\nhelm:\n",
     "helm: {traefik: {packaged: true, failure_policy: reinstall}}\n",
     "helm: {app: {chart: ./a.tgz, namespace: a, manifest: true}, traefik-crd: {packaged: true, chart: ~}}\n",
     "helm: {app: {chart: app, repository: 'https://charts.example.com/x', version: v1.2.3-rc.1+b, namespace: a}}\n",
@@ -614,6 +630,14 @@ SEEDS = {
     "chart": ["./charts/app.tgz", "./.", "oci://registry.example.com:5000/charts/a_b.c", "App_1.x"],
     "chart_version": ["v1.2.3-rc.1+build.5"],
     "unit": ["getty@.service", "a-b\\x2d.mount"],
+    "span": ["31d", "1d23h59m", "0d1m"],
+    "slot": ["90m", "1d", "24h"],
+    "folder": ["~/a", "/..a/.b", "~/ b/c:d"],
+    "endpoint": ["HTTP://[2001:db8::1]:80/", "https://s3.example.com:9000//"],
+    "prefix": ["", "..a/.b", "a/b"],
+    "remote": ["my remote+1@x.y:", "b2:a, b:c"],
+    "backed_up": ["/var/lib/rancher/k3s/storage", "/var/lib/rancher/k3s/server/db2", "/proc2", "/a b"],
+    "script": ["a\nb\n"],
     "k3s_version": ["v1.36.0-rc1+k3s1"],
 }
 SIGNS = st.sampled_from("0123456789abcdefxyzABFXZ.-_:/@+=*?,# \n\\%[]{}é")

@@ -20,7 +20,6 @@ from i12e.fields import (
     _CRON,
     _CRON_WORDS,
     _EVERY,
-    _FOLDER,
     _INTERFACE,
     _K3S,
     _KEY_NAME,
@@ -29,7 +28,6 @@ from i12e.fields import (
     _LABEL,
     _NEVER_KEPT,
     _OCI,
-    _PREFIX,
     _QUALIFIED,
     _RECIPIENT,
     _REGION,
@@ -255,7 +253,7 @@ FORMS: dict[str, Form] = {
         _pattern(f"^(?=.){_part(_SPAN)}$"),
         unit="days, hours and minutes (d, h, m)",
     ),
-    "folder": Form("a folder, /... or ~/...", "/mnt/nas/backups", _pattern(_whole(_FOLDER))),
+    "folder": Form("a folder, /... or ~/...", "/mnt/nas/backups", _pattern(f"^~?{_PATH}$")),
     "bucket": Form("a bucket's name", "my-backups", _pattern(_whole(_BUCKET))),
     "region": Form("a region's name", "eu-central-1", _pattern(_whole(_REGION))),
     "endpoint": Form(
@@ -263,7 +261,9 @@ FORMS: dict[str, Form] = {
         "https://s3.example.com",
         _pattern(r"^[hH][tT]{2}[pP][sS]?://[^\s/?#@]+/*$"),
     ),
-    "prefix": Form("a folder in a bucket", "i12e", _pattern(_whole(_PREFIX))),
+    "prefix": Form(
+        "a folder in a bucket", "i12e", _pattern(rf"^(?:{_NAME}[A-Za-z0-9._-]+(?:/{_NAME}[A-Za-z0-9._-]+)*)?$")
+    ),
     "remote": Form("a remote of rclone's, REMOTE:PATH", "b2:bucket/path", _pattern(_whole(_REMOTE))),
     "backed_up": Form(
         "an absolute path of files on the host's disk",

@@ -492,7 +492,9 @@ def _one_kind(loc: Loc, part: Store | Alarm, kinds: Sequence[str]) -> Iterator[F
     if not there:
         yield Fault(loc, "is of no kind", f"write one of {', '.join(kinds)}")
     for kind in there[1:]:
-        yield Fault((*loc, kind), f"cannot be there beside {there[0]}", "keep one, and another entry", key=True)
+        yield Fault(
+            (*loc, kind), f"cannot be there beside {there[0]}", "keep one, the other in an entry of its own", key=True
+        )
 
 
 def _paths_twice(backup: Backup) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from i12e.patterns import FORMS
 from i12e.rules import _NAME, REFUSED, RENDERED, SERVER_FLAGS
-from i12e.settings import ALARMS, FORM, HOST_KEYS, SHARED, SINGLE, STORES, UNIT, Cluster, Host, Settings
+from i12e.settings import ALARMS, FORM, HOST_KEYS, SHARED, SINGLE, STORES, UNIT, Cluster, Host, Retention, Settings
 
 Node = dict[str, Any]
 Path = tuple[str, ...]
@@ -29,6 +29,7 @@ ITEM, VALUE = "[]", "*"
 WORDS = "x-default"
 """In a tree: the default in words, as the docstring says it; None for entries, which have none."""
 _ENTRIES = ("items", "additionalProperties", "propertyNames")
+KEEPS = tuple(Retention.model_fields)
 _INTERNAL = (FORM, SINGLE, WORDS)
 _KEPT = (
     *("type", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems"),
@@ -258,6 +259,7 @@ def _rules(kind: str) -> Iterator[tuple[Path, Node]]:
         yield ("helm", VALUE), {"allOf": list(_release())}  # of_releases
         yield ("backup", "recipients"), {"uniqueItems": True}  # of_backup
         yield ("backup", "stores"), {"uniqueItems": True}
+        yield ("backup", "keep"), {"not": {"required": list(KEEPS), "properties": {key: {"const": 0} for key in KEEPS}}}
         yield ("backup", "stores", ITEM), _kinds(STORES)
         yield ("backup", "alarms", ITEM), _kinds(ALARMS)
     else:
@@ -340,7 +342,7 @@ def _kinds(kinds: Sequence[str]) -> Node:
     """Return that of some keys exactly one is there: all behind the first are refused."""
     refused = []
     for place, kind in enumerate(kinds):
-        nothing = {"enum": [None, False], "errorMessage": f"cannot be there beside {kind}: keep one"}
+        nothing = {"enum": [None, False], "errorMessage": f"cannot be there beside {kind}: an entry of its own"}
         refused.append({"if": _chosen(kind), "then": {"properties": dict.fromkeys(kinds[place + 1 :], nothing)}})
     return {"anyOf": [_chosen(kind) for kind in kinds], "allOf": refused[:-1]}
 

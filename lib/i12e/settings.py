@@ -522,6 +522,13 @@ _MOVED: dict[Loc, str] = {
     ("helm",): "cluster.yaml has the releases",
     ("backup",): "cluster.yaml says it for all hosts",
 }
+# secrets that a person might write where the backups are described
+_IN_BACKUP, _IN_ALARMS = (f"it is a secret: secrets/ENV/{name}.yaml" for name in ("backup", "alarms"))
+_SECRET = {
+    **dict.fromkeys(("access_key", "secret_key", "session_token", "rclone_conf", "password"), _IN_BACKUP),
+    **dict.fromkeys(("url", "headers"), _IN_ALARMS),
+    **dict.fromkeys(("token", "user_key"), "it is a secret: secrets/ENV/pushover.yaml"),
+}
 # values that once were right: k3s#7297
 _GONE: dict[Loc, str] = {
     ("backend", "ipsec"): "k3s v1.27 removed it, wireguard-native encrypts too",
@@ -620,6 +627,8 @@ def unknown_key(model: type[BaseModel], loc: Loc) -> Fault:
     remedy = _MOVED.get(loc, "") if model is Host else ""
     if model is Cluster and len(loc) == 1 and name in HOST_KEYS:
         remedy = "a host's file says it, not the cluster's"
+    if model is Cluster and loc[0] == "backup":
+        remedy = _SECRET.get(name, "")
     remedy = remedy or did_you_mean(name, known) or _elsewhere(model, name)
     remedy = remedy or (f"known: {', '.join(sorted(known))}" if known else "")
     return Fault(loc, "is not a known key", remedy, key=True)
