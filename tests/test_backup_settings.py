@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from conftest import Project
 from i12e import fields, keys
 from i12e.fields import EXAMPLE_RECIPIENT, Wrong
-from i12e.model import Fleet
-from i12e.settings import Backup
+from i12e.model import Fleet, load_fleet
+from i12e.paths import Paths, host_names
+from i12e.settings import ALARMS, STORES, Backup
 from test_model import AGENT, CLUSTER, SERVER, cases, load, problems, warnings
 from test_schema import ONLY_DOIT, around, of_doit, of_editor
 
@@ -320,6 +323,28 @@ def test_slots_begin_at_the_same_times_of_each_day_or_are_whole_days(minutes: in
     with pytest.raises(Wrong, match="neither divides a day nor is whole days") as caught:
         fields.slot(text)
     assert fields.slot(caught.value.remedy.removeprefix("like "))
+
+
+def test_the_examples_section_is_right_when_its_comments_are_taken_away(project: Project) -> None:
+    place = project.root / "hosts/example/cluster.yaml"
+    before, _, rest = place.read_text().partition("# backup:\n")
+    section, _, after = rest.partition("\n\n")
+    lines = ["backup:", *(line.removeprefix("# ") for line in section.splitlines())]
+    for _ in range(2):
+        lines[lines.index("    - age1...")] = f"    - {keys.make().recipient}"
+    place.write_text("\n".join([before + lines[0], *lines[1:], "", after]))
+    fleet = load_fleet("hosts/example", "example", host_names(Paths(project.root, "example")), read(project))
+    assert (fleet.problems, fleet.warnings) == ([], [])
+    assert fleet.cluster
+    assert fleet.cluster.backup.model_fields_set == {*Backup.model_fields}
+    assert {store.kind for store in fleet.cluster.backup.stores} == {*STORES}
+    assert {alarm.kind for alarm in fleet.cluster.backup.alarms} == {*ALARMS}
+    assert of_editor("cluster", place.read_text()) == set()
+
+
+def read(project: Project) -> Callable[[str], bytes]:
+    """Given a project, return what reads its files."""
+    return lambda path: (project.root / path).read_bytes()
 
 
 def test_hosts_say_nothing_of_backups() -> None:

@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from i12e import artifacts, files, keys, programs
+from i12e import artifacts, backup_keys, files, keys, programs
 from i12e.errors import UserError
 from i12e.paths import LAB, LAB_MACHINES, Paths, host_names
 from lab import places
@@ -63,6 +63,10 @@ ssh_keys:
 
 # ssh_config, beside this file, knows the way into the lab's network.
 ssh: {{config: ssh_config}}
+
+# The lab's own key for backups: {backup_key}. They go to {backups}.
+backup:
+  recipients: [{recipient}]
 
 # The lab's server of artifacts. It has a stand-in for k3s: docs/simulated.md.
 mirror: http://{gateway}
@@ -119,15 +123,20 @@ def _write(paths: Paths, lab: Lab, wanted: list[str]) -> Iterator[str]:
 
 def _cluster(paths: Paths, lab: Lab) -> Iterator[str]:
     place = paths.root / paths.cluster_file
+    recipient = _backup_key(paths)
     if place.exists():
         text = place.read_text()
         fitting = _KEY.sub(lab.public_key, text)
+        if recipient not in fitting:
+            fitting = backup_keys.with_recipient(fitting, recipient) or fitting
         if fitting != text:
             yield from _put(paths, paths.cluster_file, fitting)
         else:
             yield f"KEEP     {paths.cluster_file}  (it was there)"
         if lab.public_key not in fitting:
             yield f"warning: {paths.cluster_file} has not the lab's ssh key: after a deployment ssh does not get in"
+        if recipient not in fitting:
+            yield f"warning: {paths.cluster_file} has not the lab's key for backups: add backup.recipients: {recipient}"
         return
     text = _CLUSTER.format(
         modeline=paths.modeline("cluster"),
@@ -137,6 +146,9 @@ def _cluster(paths: Paths, lab: Lab) -> Iterator[str]:
         arch=_arch(),
         folder=os.path.relpath(lab.folder, paths.root),
         key=lab.public_key,
+        backup_key=backup_keys.LAB_BACKUP_KEY,
+        backups=os.path.relpath(str(backup_keys.default_store(paths, {}).folder), paths.root),
+        recipient=recipient,
         gateway=places.GATEWAY,
     )
     yield from _create(paths, paths.cluster_file, text)
@@ -189,6 +201,13 @@ def _key(paths: Paths) -> str:
     if not place.exists():
         keys.save(keys.make(), place)
     return next(line.split()[-1] for line in place.read_text().splitlines() if "public key" in line)
+
+
+def _backup_key(paths: Paths) -> str:
+    """Return the recipient of the lab's own key for backups; make one if there is none."""
+    place = paths.root / backup_keys.LAB_BACKUP_KEY
+    backup_keys.save(keys.make(), place, LAB)
+    return backup_keys.recipients_of(place)[-1]
 
 
 def _seal(paths: Paths, recipient: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Project, copy_of_example
-from i12e.paths import LAB, Paths
+from i12e import age, backup_keys
+from i12e.model import Cluster, load_fleet
+from i12e.paths import LAB, Paths, host_names
 from i12e.secrets import LAB_KEY, Vault, demo_recipients, demo_values, fingerprint
 from lab import Lab, environment
 from lab.__main__ import main
@@ -77,6 +80,52 @@ def test_a_lost_key_gives_new_tokens_that_open(lab: Lab, project: Project) -> No
     assert project.doit().status == 0
 
 
+def of_lab(project: Project) -> tuple[Paths, Cluster]:
+    """Given a project, return the paths and the model of its environment lab."""
+    paths = Paths(project.root, LAB)
+    fleet = load_fleet(paths.hosts, LAB, host_names(paths), lambda path: (project.root / path).read_bytes())
+    assert (fleet.problems, fleet.warnings) == ([], [])
+    assert fleet.cluster
+    return paths, fleet.cluster
+
+
+def test_its_backups_have_a_key_of_their_own_and_go_with_the_lab(lab: Lab, project: Project) -> None:
+    environment.write(project.root, lab, 1, 1)
+    paths, cluster = of_lab(project)
+    backup_keys.check(paths, cluster)
+    (private,) = backup_keys.private(paths, cluster.name, os.environ)
+    assert cluster.backup.recipients == (age.recipient_of(private),)
+    (store,) = backup_keys.stores(paths, cluster, os.environ)
+    assert store.folder
+    Path(store.folder, "x").mkdir(parents=True)
+    assert "build/lab" in environment.remove(project.root)
+    assert not Path(store.folder).exists()
+    assert not (project.root / backup_keys.LAB_BACKUP_KEY).exists()
+
+
+def test_a_lab_of_before_or_with_a_lost_key_gets_its_recipient_and_keeps_what_a_person_wrote(
+    lab: Lab, project: Project
+) -> None:
+    environment.write(project.root, lab, 1, 1)
+    _, cluster = of_lab(project)
+    place = project.root / "hosts/lab/cluster.yaml"
+    text = place.read_text()
+    section = f"backup:\n  recipients: [{cluster.backup.recipients[0]}]\n"
+    assert section in text
+    place.write_text(text.replace(section, "backup: {every: 1h} # mine\n"))
+    assert "WRITE    hosts/lab/cluster.yaml" in environment.write(project.root, lab)
+    (project.root / backup_keys.LAB_BACKUP_KEY).unlink()
+    environment.write(project.root, lab)
+    paths, now = of_lab(project)
+    (private,) = backup_keys.private(paths, now.name, os.environ)
+    assert now.backup.recipients == (*cluster.backup.recipients, age.recipient_of(private))
+    assert now.backup.every == "1h"
+    assert "# mine" in place.read_text()
+    place.write_text(text.replace(section, "backup: ~\n"))
+    told = environment.write(project.root, lab)
+    assert any(line.startswith("warning: hosts/lab/cluster.yaml has not the lab's key for backups") for line in told)
+
+
 def test_another_ssh_key_of_the_labs_takes_the_place_of_the_old_one(lab: Lab, project: Project) -> None:
     environment.write(project.root, lab, 1, 1)
     project.edit("hosts/lab/cluster.yaml", lab.public_key, "ssh-ed25519 AAAAold i12e-lab")
@@ -127,7 +176,7 @@ def test_new_machines_are_not_known_by_the_ids_of_the_old_ones(lab: Lab, project
 
 
 def test_nothing_of_it_gets_into_git() -> None:
-    paths = ["hosts/lab/cluster.yaml", "secrets/lab/cluster.yaml", LAB_KEY]
+    paths = ["hosts/lab/cluster.yaml", "secrets/lab/cluster.yaml", LAB_KEY, backup_keys.LAB_BACKUP_KEY]
     done = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 128:
         pytest.skip("no git checkout")
