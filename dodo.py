@@ -79,6 +79,11 @@ def task_status() -> engine.TaskDict:
     return engine.status_task(DOIT_CONFIG)
 
 
+def task_backup() -> Iterator[engine.TaskDict]:
+    """Backups of the cluster: taken and proven (backup), listed, verified, pruned."""
+    yield from engine.backup_tasks(DOIT_CONFIG)
+
+
 def task_os_install() -> Iterator[engine.TaskDict]:
     """What a person does to make a host of a blank machine (--platform, --url, --reinstall)."""
     yield from engine.install_tasks(DOIT_CONFIG)

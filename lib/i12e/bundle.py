@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from i12e import age
+from i12e.damaged import Damaged
 from i12e.secrets import Secret
 
 FORMAT, VERSION = "i12e backup", 1
@@ -37,14 +38,6 @@ _BLOCK = 1 << 20  # bytes that are compressed at a time, each to a gzip member o
 _TASTE = 1 << 16  # bytes of a block that tell whether it can be compressed at all
 _SIMPLE: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 _Made = TypeVar("_Made")
-
-
-class Damaged(Exception):
-    """Something of a backup is not as it was written."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(why)
 
 
 @dataclass(frozen=True)
@@ -277,13 +270,13 @@ class Summing:
     """The sums of blocks that pass."""
 
     def __init__(self) -> None:
+        self.size = 0
         self._hash = hashlib.sha256()
-        self._size = 0
 
     def add(self, block: bytes) -> None:
         """Given the next block, count it."""
         self._hash.update(block)
-        self._size += len(block)
+        self.size += len(block)
 
     def passing(self, source: Iterable[bytes]) -> Iterator[bytes]:
         """Given blocks, yield them as they are, counted."""
@@ -293,7 +286,7 @@ class Summing:
 
     def sums(self) -> Sums:
         """Return the sums of what has passed."""
-        return Sums(self._size, self._hash.hexdigest())
+        return Sums(self.size, self._hash.hexdigest())
 
 
 def squeezed(source: Iterable[bytes]) -> Iterator[bytes]:

@@ -332,6 +332,65 @@ def _of_one(
         yield {**made, "meta": {**made["meta"], **alone}}
 
 
+def backup_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield the tasks of backups: take one, list, verify and prune them."""
+    build: Build = config["build"]
+    yield asking(
+        "backup_keys",
+        later("newkey.make", build),
+        "make the key that opens the backups, apart from the key of the secrets",
+        [option("paper", "make one more, shown once, to be written down", bool, False)],
+    )
+    one_store = option("store", "this store alone [default: all]")
+    one = option("backup", "the id of a backup [default: the newest good one]")
+    yield _backups(
+        "backup",
+        later("backup.run", build),
+        "take a backup of the cluster, read it back and prove it",
+        [
+            option("scheduled", "only if the slot of the schedule has none yet", bool, False),
+            one_store,
+            option("wait-lease", "how long to wait for another machine that is at work", default="0"),
+        ],
+    )
+    yield _backups(
+        "backup_list",
+        later("backup_list.run", build),
+        "tell what backups there are; exit status 1 if the newest good one is too old",
+        [one_store, option("alarm", "tell also those whom cluster.yaml names, if it is too old", bool, False)],
+        reads=True,
+    )
+    yield _backups(
+        "backup_verify",
+        later("backup_verify.run", build),
+        "read a backup whole, open it with its key and check it",
+        [
+            one,
+            one_store,
+            option("all", "all backups", bool, False),
+            option("sealed", "without the key: only that the sealed files are as they were stored", bool, False),
+        ],
+        reads=True,
+    )
+    yield _backups(
+        "backup_prune",
+        later("backup_prune.run", build),
+        "remove the backups that no rule of the cluster's file keeps",
+        [
+            one_store,
+            option("dry-run", "only say what would be removed", bool, False),
+            option("yes", "do not ask", bool, False),
+        ],
+    )
+
+
+def _backups(
+    name: str, action: Callable[..., Any], doc: str, params: Sequence[TaskDict], reads: bool = False
+) -> TaskDict:
+    meta = {"verb": name.upper(), "what": "", "reads": reads, "silent": True, "waits": not reads}
+    return task(name, action, doc=doc, params=list(params), meta=meta)
+
+
 def status_task(config: TaskDict) -> TaskDict:
     """Given DOIT_CONFIG, return the task that tells how hosts and cluster are."""
     doc = "tell how the hosts and the cluster are"

@@ -1,0 +1,710 @@
+"""`backup`: one backup of a live cluster, proven before it counts (design.md, rule 9).
+
+The order, in which a kill at any point leaves the newest good backup what it was:
+
+1. Each store: its lease, and a tombstone for whoever held it before and was stopped in the middle.
+2. A server: a sentinel, the counts of all objects, the snapshot, the counts again. The snapshot is checked here.
+3. The parts, sealed, to all stores; nothing of them counts yet.
+4. Read back from each store, opened with a key that was made for this backup and is forgotten, compared.
+5. The manifest, if the lease is still ours: now it counts.
+"""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import io
+import os
+import socket
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from i12e import (
+    age,
+    alarms,
+    backup_keys,
+    backups,
+    bundle,
+    collect,
+    database,
+    fence,
+    fleet,
+    lease,
+    remote,
+    screen,
+    spread,
+)
+from i12e.backups import Place
+from i12e.build import Build
+from i12e.bundle import Index, Manifest, Part, Sums
+from i12e.damaged import Damaged
+from i12e.database import Database
+from i12e.deploy import Situation
+from i12e.errors import Problem, UserError
+from i12e.facts import HostFacts, Silent
+from i12e.files import private_folder
+from i12e.lock import duration, seconds
+from i12e.openstore import open_store
+from i12e.paths import Paths
+from i12e.secrets import Secret
+from i12e.settings import Cluster, ExtraPath
+from i12e.stores import Exists, Store, StoreError
+
+_COMMAND = 3600.0  # seconds in which a command before or after a path may be silent
+_SKEW = 300.0  # seconds by which two clocks may differ before it is told
+_MANY = 8  # hosts whose files are taken at once
+_PIECE = 1 << 20
+
+
+class Failed(Exception):
+    """A step of a backup failed: there is none."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        self.why = why
+        self.remedy = remedy
+        super().__init__(why)
+
+    def problem(self) -> Problem:
+        """Return it as a person is told it."""
+        return Problem("", None, None, self.why, self.remedy)
+
+
+@dataclass
+class Target:
+    """A store that this backup goes to."""
+
+    place: Place
+    number: int = 0
+    slot: str = ""
+    lease: lease.Lease | None = None
+    """None where the store has no compare-and-swap."""
+    why: str = ""
+    """What went wrong with it."""
+    committed: bool = False
+    unknown: bool = False
+    """Whether nobody knows if the manifest is there: the next one finds out."""
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return self.place.store
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.place.store.name
+
+
+@dataclass
+class Content:
+    """A part that is to be sealed."""
+
+    name: str
+    what: str
+    source: Callable[[], Iterable[bytes]]
+    expected: Sums | None = None
+    """What it has to be, where that was checked before."""
+    host: str = ""
+    path: ExtraPath | None = None
+
+
+@dataclass
+class Stored:
+    """What became of the parts."""
+
+    parts: list[Part] = field(default_factory=list)
+    plain: dict[str, Sums] = field(default_factory=dict)
+    lacks: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def open_places(
+    build: Build, cluster: Cluster, only: str = "", probe: bool = True, patience: float = 300.0
+) -> tuple[list[Place], list[Problem]]:
+    """Given a cluster and the name of one of its stores (all), return its folders in them, and what is wrong.
+
+    `probe`: every store that is returned has been written to, read and listed just now; `patience`: seconds for which
+    what fails is tried again. Raise UserError for a name that no store has.
+    """
+    found = backup_keys.stores(build.paths, cluster, os.environ)
+    if only and only not in [store.name for store in found]:
+        names = ", ".join(store.name for store in found)
+        raise UserError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
+    places, problems = [], []
+    for settings in found:
+        if only in ("", settings.name):
+            try:
+                store = open_store(settings, build.group("backup").get(settings.name) or {}, screen.say, patience)
+                if probe:
+                    store.probe()
+            except StoreError as error:
+                problems.append(error.problem())
+            else:
+                places.append(Place(store, cluster.name))
+    return places, problems
+
+
+def slot_of(now: float, length: int) -> str:
+    """Given the time and the length of the schedule's slots, return the slot's name: its begin."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now // length * length))
+
+
+def run(build: Build, scheduled: bool, store: str, wait_lease: str) -> None:
+    """Given whether it is for the schedule's slot, one store's name ("": all) and how long to wait for another one.
+
+    Take a backup. Raise UserError with what went wrong, after those whom the cluster's file names were told.
+    """
+    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
+    cluster = build.cluster()
+    try:
+        limit = seconds(wait_lease)
+    except ValueError:
+        raise UserError(
+            Problem("", None, None, f'--wait-lease "{wait_lease}": write a time such as 90s or 5m')
+        ) from None
+    try:
+        take(build, cluster, hosts, scheduled=scheduled, only=store, wait=limit)
+    finally:
+        hosts.close()
+
+
+def take(
+    build: Build, cluster: Cluster, hosts: fleet.Hosts, scheduled: bool = False, only: str = "", wait: float = 0.0
+) -> str:
+    """Given a cluster and its hosts, take a backup and return its id, "" where none was due; raise UserError."""
+    bell = alarms.Alarms(cluster.backup.alarms, build.group, screen.say)
+    began = time.monotonic()
+    for problem in bell.started():
+        build.note(str(problem))
+    try:
+        made = _Taking(build, cluster, hosts, scheduled, only, wait).run()
+    except UserError as error:
+        _ring(build, bell, cluster, error.problems, time.monotonic() - began)
+        raise
+    except (OSError, KeyboardInterrupt, SystemExit) as error:
+        why = Problem("", None, None, f"the backup was broken off: {error or type(error).__name__}")
+        _ring(build, bell, cluster, [why], time.monotonic() - began)
+        raise
+    if made:
+        for problem in bell.good():
+            build.note(str(problem))
+    return made
+
+
+def _ring(build: Build, bell: alarms.Alarms, cluster: Cluster, problems: Sequence[Problem], took: float) -> None:
+    text = build.redact("\n".join(str(problem) for problem in problems))
+    facts = {"cluster": cluster.name, "seconds": round(took, 1)}
+    for problem in bell.failed(f"i12e: backup of {cluster.name} failed", text, facts):
+        build.note(str(problem))
+
+
+class _Taking:
+    """One run of backup."""
+
+    def __init__(
+        self, build: Build, cluster: Cluster, hosts: fleet.Hosts, scheduled: bool, only: str, wait: float
+    ) -> None:
+        self.build = build
+        self.cluster = cluster
+        self.hosts = hosts
+        self.scheduled = scheduled
+        self.only = only
+        self.wait = wait
+        self.by = f"{getpass.getuser()}@{socket.gethostname()}"
+        self.stored = Stored()
+        self.id = ""
+        self.at = 0.0
+        self._key: Secret
+        self._recipients: tuple[str, ...] = ()
+
+    def run(self) -> str:
+        """Take it; return its id, "" if none was due."""
+        backup_keys.check(self.build.paths, self.cluster)
+        if self.scheduled and self.cluster.backup.slot_seconds is None:
+            remedy = "write backup: every: 6h, say"
+            raise UserError(Problem(self.build.paths.cluster_file, None, None, "has no schedule", remedy))
+        places, problems = open_places(self.build, self.cluster, self.only)
+        if not places:
+            raise UserError(problems)
+        self.stored.problems += problems
+        began = time.monotonic()
+        with ExitStack() as stack:
+            for place in places:
+                stack.callback(place.store.close)
+            targets = self._admitted(places, stack)
+            try:
+                if targets:
+                    self._take(targets, began)
+            except UserError as error:
+                self.stored.problems += error.problems
+            except (Failed, StoreError, remote.Unreachable) as error:
+                self.stored.problems.append(error.problem())
+            finally:
+                self._clear_up(targets)
+        good = [target.name for target in targets if target.committed]
+        self.stored.problems += [
+            Problem("", None, None, f"{target.name}: {target.why}", "the other stores have it" if good else "")
+            for target in targets
+            if target.why
+        ]
+        if self.stored.problems:
+            raise UserError(self.stored.problems)
+        return self.id if good else ""
+
+    # --- 1: the stores
+
+    def _admitted(self, places: Sequence[Place], stack: ExitStack) -> list[Target]:
+        """Return the stores that are to get this backup, each with its lease."""
+        found: list[Target] = []
+        now = places[0].store.now()
+        self.at, self.id = now, bundle.new_id(now)
+        for place in places:
+            try:
+                target = self._admit(place, stack)
+            except StoreError as error:
+                self.stored.problems.append(error.problem())
+            except lease.Lost as error:
+                self.stored.problems.append(error.problem())
+            except lease.Busy as error:
+                if self.scheduled:
+                    self.build.tell("KEEP", place.store.name, f"{error.who} is at work there", "kept")
+                else:
+                    self.stored.problems += error.problems
+            else:
+                found += [target] if target else []
+        return found
+
+    def _admit(self, place: Place, stack: ExitStack) -> Target | None:
+        target = Target(place)
+        store, length = place.store, self.cluster.backup.slot_seconds
+        now = store.now()
+        if abs(now - time.time()) > _SKEW:
+            self.build.note(f"{store.name}: its clock and ours differ by {duration(abs(now - time.time()))}")
+        found = backups.survey(place)
+        late = backups.age(found, length, now)
+        self.build.notes += [f"{store.name}: {late.problem}"] if late.problem else []
+        if self.scheduled and length is not None:
+            target.slot = slot_of(now, length)
+            if self._is_filled(found, target):
+                return None
+        if not store.shares:
+            if self.scheduled:
+                said = "cannot share a schedule: it has no compare-and-swap; let one machine alone write to it"
+                self.build.note(f"{store.name}: {said}")
+            target.number = backups.highest(found) + 1
+            return target
+        target.lease = fence.take(place, "backup", self.wait)
+        stack.callback(target.lease.release)
+        target.number = target.lease.number
+        if self.scheduled and self._is_filled(backups.survey(place), target):
+            target.lease.release()
+            return None
+        target.lease.making(self.id)
+        return target
+
+    def _is_filled(self, found: Sequence[backups.Backup], target: Target) -> bool:
+        there = backups.in_slot(found, target.slot)
+        if there is not None:
+            self.build.tell("KEEP", target.name, f"{there.id} is the backup of {target.slot}", "kept")
+        return there is not None
+
+    # --- 2: the server
+
+    def _take(self, targets: Sequence[Target], began: float) -> None:
+        self._key, own = age.make()
+        self._recipients = (*self.cluster.backup.recipients, own)
+        now = fleet.situation(self.hosts, [], whole=False)
+        taken = self._database(now)
+        with taken.file:
+            contents = [
+                Content(bundle.DATABASE, "database", lambda: _blocks(taken.file), taken.sums),
+                Content(bundle.CLUSTER, "cluster", self._cluster_files),
+                Content(bundle.HOSTS, "hosts", lambda: self._hosts_files(now)),
+                *self._paths(now),
+            ]
+            for content in contents:
+                self._store(content, targets)
+        key = age.seal_small(self._key.reveal().encode() + b"\n", self.cluster.backup.recipients)
+        self._store_small(bundle.KEY, "key", key, targets)
+        index = Index(
+            id=self.id,
+            cluster=self.cluster.name,
+            uid=taken.uid,
+            token=taken.token,
+            sentinel=taken.sentinel.fields(),
+            plain=self.stored.plain,
+            sealed={part.name: part.sha256 for part in self.stored.parts},
+        )
+        self._store_small(bundle.INDEX, "index", age.seal_small(index.content(), self._recipients), targets)
+        for target in _living(targets):
+            self._read_back(target)
+        took = time.monotonic() - began
+        for target in _living(targets):
+            self._commit(target, self._manifest(taken, now, target, took))
+        self._told(targets, taken, took)
+
+    def _database(self, now: Situation) -> Database:
+        """Return the database of the first healthy server that gives one which is proven."""
+        servers = _servers(now)
+        if not servers:
+            raise Failed("no server of the cluster answers: there is nothing to back up", "see ./doit status")
+        folder = self.build.paths.root / self.build.paths.build
+        private_folder(folder)
+        met: list[Problem] = []
+        for name in servers:
+            facts = now.view.facts[name]
+            assert isinstance(facts, HostFacts)  # noqa: S101  # for the type
+            try:
+                taken = database.take(self.hosts[name], name, facts, self.id, folder, screen.say)
+            except (database.Failed, Damaged, remote.Unreachable) as error:
+                met.append(Problem("", None, None, f"{name}: {error.why}"))
+                continue
+            # Another one gave it, and it is good; that this one did not is for the operator to know all the same.
+            self.stored.problems += met
+            return taken
+        raise UserError(met)
+
+    # --- what the database has not
+
+    def _cluster_files(self) -> Iterator[bytes]:
+        """Yield a tar of the repository's files of this environment, and of the tokens that it has now."""
+        root, paths = self.build.paths.root, self.build.paths
+        with tempfile.TemporaryFile(dir=root / paths.build) as file:
+            with tarfile.open(fileobj=file, mode="w|") as tar:
+                for name in (paths.hosts, paths.secrets, ".sops.yaml", "templates/local"):
+                    if (root / name).exists():
+                        tar.add(root / name, f"repo/{name}", filter=_plain_entry(paths))
+                for name, value in self._tokens():
+                    _add(tar, f"tokens/{name}", value.reveal().encode() + b"\n")
+            yield from _blocks(file)
+
+    def _tokens(self) -> Iterator[tuple[str, Secret]]:
+        group = self.build.group("cluster")
+        for name in ("server_token", "agent_token"):
+            if isinstance(value := group.get(name), Secret):
+                yield name, value
+
+    def _hosts_files(self, now: Situation) -> Iterator[bytes]:
+        """Yield a tar with a folder for each host: its tokens, configs, manifests, the password of its node."""
+        names = [name for name, found in now.view.facts.items() if isinstance(found, HostFacts) and not found.is_bare]
+        folder = self.build.paths.root / self.build.paths.build
+        with tempfile.TemporaryFile(dir=folder) as file:
+            with tarfile.open(fileobj=file, mode="w|") as tar, ThreadPoolExecutor(_MANY) as pool:
+                for name, sent in zip(names, pool.map(lambda name: self._host_files(name, folder), names), strict=True):
+                    if isinstance(sent, str):
+                        self.stored.lacks.append(f"the files of {name}: {sent}")
+                        continue
+                    with sent, tarfile.open(fileobj=sent, mode="r|") as inner:
+                        for entry in inner:
+                            content = inner.extractfile(entry) if entry.isreg() else None
+                            entry.name = f"{name}/{entry.name}"
+                            entry.linkname = f"{name}/{entry.linkname}" if entry.islnk() else entry.linkname
+                            tar.addfile(entry, content)
+            yield from _blocks(file)
+        for name, found in now.view.facts.items():
+            if isinstance(found, Silent):
+                self.stored.lacks.append(f"the files of {name}: {found.why}")
+
+    def _host_files(self, name: str, folder: Path) -> IO[bytes] | str:
+        """Return a file without a name with the tar that a host sent, or why there is none."""
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by whoever reads it
+        try:
+            done = self.hosts[name].stream(collect.files_script(), lambda block: _write(file, block), quiet=120)
+        except remote.Unreachable as error:
+            file.close()
+            return error.why
+        if done.status:
+            file.close()
+            return (done.complaint.strip().splitlines() or [f"tar ended with status {done.status}"])[-1][:300]
+        file.seek(0)
+        return file
+
+    def _paths(self, now: Situation) -> Iterator[Content]:
+        """Yield the extra paths, of the hosts that hold them."""
+        for number, each in enumerate(self.cluster.backup.paths, start=1):
+            for name, found in now.view.facts.items():
+                if not each.on(name):
+                    continue
+                if isinstance(found, Silent):
+                    self._lacks(name, each, found.why)
+                elif not found.is_bare:
+                    source = self._path_source(name, each)
+                    yield Content(f"path-{name}-{number}.tar.gz.age", "path", source, None, name, each)
+
+    def _path_source(self, name: str, each: ExtraPath) -> Callable[[], Iterable[bytes]]:
+        script = collect.path_script(each.path, each.before, each.after)
+
+        def push(take: Callable[[bytes], None]) -> None:
+            done = self.hosts[name].stream(script, take, quiet=_COMMAND)
+            if done.status == collect.AFTER_FAILED:
+                said = done.complaint.strip()[-300:]
+                why = f"{name}: the command after {each.path} failed: {said}"
+                self.stored.problems.append(Problem("", None, None, why, "what it starts may be stopped: look"))
+            elif done.status:
+                raise Unread(_why_unread(done.status, done.complaint))
+
+        return lambda: spread.pulled(push)
+
+    def _lacks(self, name: str, each: ExtraPath, why: str) -> None:
+        said = f"{each.path} of {name}: {why}"
+        self.stored.lacks.append(said)
+        self.stored.problems.append(Problem("", None, None, f"the backup lacks {said}"))
+
+    # --- 3: into the stores
+
+    def _store(self, content: Content, targets: Sequence[Target]) -> None:
+        """Seal a part and put it into all stores that are still in."""
+        sums: list[tuple[Sums, Sums]] = []
+        stores = {target.name: target.store for target in _living(targets)}
+        if not stores:
+            raise Failed("no store took it")
+
+        def produce(take: Callable[[bytes], None]) -> None:
+            screen.say(f"seals and stores {content.name}")
+            sums.append(bundle.seal(content.source(), self._recipients, ".gz." in content.name, take))
+
+        try:
+            failed = spread.spread(self._key_of(targets, content.name), stores, produce)
+        except Unread as error:
+            assert content.path is not None  # noqa: S101  # only they are read so
+            if error.why or content.path.hosts is not None:
+                self._lacks(content.host, content.path, error.why or "it is not there")
+            return
+        plain, sealed = sums[0]
+        if content.expected is not None and plain != content.expected:
+            raise Failed(f"{content.name}: what was sealed is not what was proven")
+        self._mend(content.name, targets, failed)
+        self.stored.plain[content.name] = plain
+        path = content.path
+        self.stored.parts.append(
+            Part(
+                name=content.name,
+                size=sealed.size,
+                sha256=sealed.sha256,
+                what=content.what,
+                host=content.host,
+                path=path.path if path else "",
+                consistency=collect.consistency(path.before) if path else "",
+            )
+        )
+
+    def _store_small(self, name: str, what: str, sealed: bytes, targets: Sequence[Target]) -> None:
+        for target in _living(targets):
+            try:
+                target.store.put(target.place.part(self.id, name), [sealed])
+            except StoreError as error:
+                target.why = error.why
+        summing = bundle.Summing()
+        summing.add(sealed)
+        sums = summing.sums()
+        self.stored.parts.append(Part(name, sums.size, sums.sha256, what))
+
+    def _mend(self, name: str, targets: Sequence[Target], failed: Mapping[str, StoreError]) -> None:
+        """Let a store that did not take the stream have it from one that did: the bytes have to be the same."""
+        source = next((target for target in _living(targets) if target.name not in failed), None)
+        for target in _living(targets):
+            error = failed.get(target.name)
+            if error is None:
+                continue
+            if source is None or not error.passing:
+                target.why = error.why
+                continue
+            screen.say(f"{target.name}: {error.why}: gets {name} from {source.name}")
+            try:
+                spread.copied(target.place.part(self.id, name), source.store, target.store)
+            except StoreError as again:
+                target.why = again.why
+
+    def _key_of(self, targets: Sequence[Target], name: str) -> str:
+        return targets[0].place.part(self.id, name)  # the cluster's folder has the same name in all of them
+
+    # --- 4: out of them
+
+    def _read_back(self, target: Target) -> None:
+        """Read every part from a store, open it with the key that is forgotten after that, and compare."""
+        screen.say(f"{target.name}: reads back {screen.count(len(self.stored.parts), 'part')}")
+        for part in self.stored.parts:
+            source = target.store.read(target.place.part(self.id, part.name))
+            try:
+                if part.name == bundle.KEY:  # which only the recipients open
+                    sealed = bundle.Summing()
+                    for block in source:
+                        sealed.add(block)
+                    plain, told = None, sealed.sums()
+                else:
+                    plain, told = bundle.unseal(source, [self._key], ".gz." in part.name, lambda block: None)
+            except StoreError as error:
+                target.why = f"{part.name} cannot be read back: {error.why}"
+                return
+            except Damaged as error:
+                target.why = f"{part.name} is not what was stored: {error.why}"
+                return
+            expected = self.stored.plain.get(part.name)
+            if told != Sums(part.size, part.sha256) or (expected is not None and plain != expected):
+                target.why = f"{part.name} is not what was stored"
+                return
+
+    # --- 5: the manifest
+
+    def _manifest(self, taken: Database, now: Situation, target: Target, took: float) -> Manifest:
+        digests = {
+            name: found.digest
+            for name, found in now.view.facts.items()
+            if isinstance(found, HostFacts) and found.digest
+        }
+        return Manifest(
+            id=self.id,
+            cluster=self.cluster.name,
+            uid=taken.uid,
+            at=int(self.at),
+            seconds=round(took, 1),
+            by=self.by,
+            server=taken.server,
+            i12e=importlib.metadata.version("i12e") if _is_installed() else "",
+            k3s=taken.k3s,
+            datastore=taken.kind,
+            method=taken.method,
+            revision=taken.revision,
+            token=taken.token,
+            number=target.number,
+            slot=target.slot,
+            recipients=self.cluster.backup.recipients,
+            parts=tuple(self.stored.parts),
+            objects=taken.counts,
+            hosts=digests,
+            lacks=tuple(self.stored.lacks),
+        )
+
+    def _commit(self, target: Target, manifest: Manifest) -> None:
+        """Let the backup count, if the lease is still ours; what lies there afterwards decides."""
+        content = manifest.content()
+        key = target.place.part(self.id, bundle.MANIFEST)
+        try:
+            if target.lease is not None:
+                target.lease.check()
+            target.unknown = True
+            target.store.create(key, content)
+            found, _ = target.store.get(key)
+        except lease.Lost as error:
+            target.why = error.why
+            return
+        except Exists:
+            target.unknown = False
+            target.why = "somebody else took over while this backup was made, and shut it out"
+            return
+        except StoreError as error:
+            target.why = f"nobody knows whether its manifest is there: {error.why}"
+            return
+        target.unknown = False
+        listed = {entry.key for entry in target.store.list(target.place.part(self.id, ""))}
+        if found != content or len(listed) != len(manifest.parts) + 1:
+            target.why = "it does not have what it said it took"
+            return
+        target.committed = True
+        if target.lease is not None:
+            target.lease.settle(self.id)
+
+    def _clear_up(self, targets: Sequence[Target]) -> None:
+        """Remove the parts of what will never be a backup; what cannot be removed now, a prune will."""
+        for target in targets:
+            if target.committed or target.unknown:
+                continue
+            with suppress(StoreError):
+                for entry in target.store.list(target.place.part(self.id, "")):
+                    if not entry.key.endswith(f"/{bundle.MANIFEST}"):
+                        target.store.delete(entry.key)
+                if target.lease is not None:
+                    target.lease.settle(self.id)
+
+    def _told(self, targets: Sequence[Target], taken: Database, took: float) -> None:
+        size = sum(part.size for part in self.stored.parts)
+        for target in targets:
+            if target.committed:
+                facts = {
+                    "backup": self.id,
+                    "store": target.name,
+                    "bytes": size,
+                    "seconds": round(took, 1),
+                    "server": taken.server,
+                    "datastore": taken.kind,
+                    "slot": target.slot,
+                    "lacks": list(self.stored.lacks),
+                }
+                what = f"{self.id} to {target.name}"
+                remark = f"{taken.kind} of {taken.server}, {size / 1e6:.1f} MB, read back and proven in {took:.0f} s"
+                self.build.tell("BACKUP", what, remark, facts=facts)
+
+
+class Unread(Exception):
+    """A path of a host could not be read; `why` is empty where it is not there."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
+
+
+def _why_unread(status: int, complaint: str) -> str:
+    said = (complaint.strip().splitlines() or [f"tar ended with status {status}"])[-1][:300]
+    if status == collect.ABSENT:
+        return ""
+    return f"the command before it failed: {said}" if status == collect.BEFORE_FAILED else said
+
+
+def _living(targets: Sequence[Target]) -> list[Target]:
+    """Return the stores with which nothing went wrong so far."""
+    return [target for target in targets if not target.why]
+
+
+def _servers(now: Situation) -> list[str]:
+    """Return the servers that answer, healthy ones first."""
+    answering = now.view.answering()
+    return sorted(answering, key=lambda name: not now.view.healthy(name))
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield all of a file."""
+    file.seek(0)
+    while block := file.read(_PIECE):
+        yield block
+
+
+def _write(file: IO[bytes], block: bytes) -> None:
+    file.write(block)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def _plain_entry(paths: Paths) -> Callable[[tarfile.TarInfo], tarfile.TarInfo | None]:
+    """Return what leaves out of a tar what is of other environments, and what is neither a file nor a folder."""
+    others = {f"repo/{kind}/{name}" for kind in ("hosts", "secrets") for name in _environments(paths)}
+
+    def choose(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        regular = entry.isfile() or entry.isdir() or entry.issym()
+        return entry if regular and entry.name not in others else None
+
+    return choose
+
+
+def _environments(paths: Paths) -> list[str]:
+    from i12e.paths import environments
+
+    return [name for name in (*environments(paths.root), "example", "example-fcos") if name != paths.env]
+
+
+def _is_installed() -> bool:
+    try:
+        importlib.metadata.version("i12e")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

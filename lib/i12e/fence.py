@@ -1,0 +1,44 @@
+"""A store's lease, with the tombstones that it needs: whoever held it before cannot commit any more."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from i12e import backups, bundle, lease, screen
+from i12e.backups import Place
+from i12e.bundle import Abandoned
+from i12e.stores import Exists
+
+
+def take(place: Place, what: str, wait: float = 0.0) -> lease.Lease:
+    """Given a cluster's folder in a store, what is to be done there and how many seconds to wait, take its lease.
+
+    A manifest that an earlier holder was stopped before can then be written by nobody. Raise lease.Busy, lease.Lost,
+    UserError, or StoreError.
+    """
+    highest = backups.highest(backups.survey(place))
+    held = lease.take(place.store, what, key=place.lease, wait=wait, tell=screen.say, above=highest)
+    try:
+        by = f"{getpass.getuser()}@{socket.gethostname()}"
+        for earlier in held.open:
+            stone = Abandoned(earlier, by, int(place.store.now()), held.number)
+            with suppress(Exists):
+                place.store.create(place.part(earlier, bundle.MANIFEST), stone.content())
+            held.settle(earlier)
+    except BaseException:
+        held.release()
+        raise
+    return held
+
+
+@contextmanager
+def taken(place: Place, what: str, wait: float = 0.0) -> Iterator[lease.Lease]:
+    """Given what take() takes, have the lease until the block ends."""
+    held = take(place, what, wait)
+    try:
+        yield held
+    finally:
+        held.release()

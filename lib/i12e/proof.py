@@ -1,0 +1,43 @@
+"""Whether a snapshot is this cluster's, whole, and of now: pure, from what was read of it and what the cluster said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from i12e import registry
+
+VOLATILE = frozenset({"events", "leases", "endpointslices", "pods", "jobs", "replicasets", "controllerrevisions"})
+"""What comes and goes by itself while one looks, by its plural."""
+NEEDED = ("namespaces", "secrets", "minions")
+"""Without these, by their place below /registry/, there is no cluster."""
+
+
+def prefix(group: str, plural: str) -> str:
+    """Given a resource's group and plural, return where the datastore has it, below /registry/."""
+    wanted = registry.Resource(group, plural)
+    built_in = (place for place, resource in registry.RESOURCES.items() if resource == wanted)
+    return next(built_in, f"{group}/{plural}" if group else plural)
+
+
+def differences(
+    before: Mapping[str, int], after: Mapping[str, int], there: Mapping[str, int], volatile: Iterable[str] = VOLATILE
+) -> list[str]:
+    """Given how many objects the cluster had before the snapshot and after it, and how many are in it, by their place
+    below /registry/, return what cannot be: one line each.
+
+    Between the two looks objects may have come and gone; so what is in the snapshot may be a little outside of both.
+    """
+    found = [f"the cluster did not say how many {name} it has" for name in NEEDED if name not in before]
+    moving = frozenset(volatile)
+    for name in sorted(before.keys() & after.keys()):
+        low, high = sorted((before[name], after[name]))
+        room = _room(high, high - low, name.rpartition("/")[2] in moving)
+        if not low - room <= there.get(name, 0) <= high + room:
+            live = f"{low}" if low == high else f"{low} to {high}"
+            found.append(f"{name}: the snapshot has {there.get(name, 0)}, the cluster has {live}")
+    return found
+
+
+def _room(most: int, moved: int, moves: bool) -> int:
+    """Return by how many a count may be off: of what moves by itself more than of what people make."""
+    return moved + (max(10, most // 5) if moves else max(1, most // 100))
