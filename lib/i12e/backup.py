@@ -58,6 +58,7 @@ from i12e.settings import Cluster, ExtraPath
 from i12e.stores import Exists, Store, StoreError
 
 _COMMAND = 3600.0  # seconds in which a command before or after a path may be silent
+_LOOK = 15.0  # seconds for which a store that does not answer is asked for a fresh backup
 _SKEW = 300.0  # seconds by which two clocks may differ before it is told
 _MANY = 8  # hosts whose files are taken at once
 _PIECE = 1 << 20
@@ -196,6 +197,26 @@ def take(
         for problem in bell.good():
             build.note(str(problem))
     return made
+
+
+def fresh(build: Build, cluster: Cluster) -> str | None:
+    """Given a cluster, return the id of a good backup that has all it should and is young enough for a reset.
+
+    None if none can be seen. Raise UserError if none could be taken at all, as there is nobody to seal it to.
+    """
+    backup_keys.check(build.paths, cluster)
+    places, _ = open_places(build, cluster, probe=False, patience=_LOOK)
+    for place in places:
+        try:
+            found, now = backups.survey(place), place.store.now()
+        except StoreError:
+            continue
+        finally:
+            place.store.close()
+        last = next((each for each in found if each.is_whole), None)
+        if last is not None and 0 <= now - last.at <= cluster.backup.fresh_seconds:
+            return last.id
+    return None
 
 
 def _ring(build: Build, bell: alarms.Alarms, cluster: Cluster, problems: Sequence[Problem], took: float) -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from i12e import deploy, facts, fleet, machines, plans, remote, screen
+from i12e import backup, deploy, facts, fleet, machines, plans, remote, screen
 from i12e.build import Build
 from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
@@ -55,9 +55,13 @@ class Options:
     """Seconds that a host may take to come back, and again to be healthy."""
     drain: float = 120.0
     """Seconds that its pods may take to leave."""
+    no_backup: str = ""
+    """Why hosts of a living cluster are reset without a fresh backup."""
 
 
-def options(yes: bool, only_plan: bool, force: str, parallel: int, timeout: str, drain_timeout: str) -> Options:
+def options(
+    yes: bool, only_plan: bool, force: str, parallel: int, timeout: str, drain_timeout: str, no_backup: str
+) -> Options:
     """Given the task's options, return them; raise UserError for what is none."""
     wrong: list[Problem] = []
 
@@ -68,7 +72,8 @@ def options(yes: bool, only_plan: bool, force: str, parallel: int, timeout: str,
             wrong.append(Problem("", None, None, f'--{name} "{text}": write a time such as 90s, 5m or 1h'))
             return 0.0
 
-    made = Options(yes, only_plan, force, parallel, length("timeout", timeout), length("drain-timeout", drain_timeout))
+    limits = length("timeout", timeout), length("drain-timeout", drain_timeout)
+    made = Options(yes, only_plan, force, parallel, *limits, no_backup)
     if not 1 <= parallel <= 100:
         wrong.append(Problem("", None, None, f"--parallel {parallel}: 1 to 100 agents at once"))
     if wrong:
@@ -105,15 +110,25 @@ def run(
     parallel: int,
     timeout: str,
     drain_timeout: str,
+    no_backup: str,
 ) -> None:
     """Given a host (None: all) and the task's options, bring it to its config and prove it."""
-    given = options(yes, only_plan, force, parallel, timeout, drain_timeout)
+    given = options(yes, only_plan, force, parallel, timeout, drain_timeout, no_backup)
     _run(build, host, given, lambda hosts: hosts.wanted)
 
 
-def rollback(build: Build, host: str, yes: bool, only_plan: bool, force: str, timeout: str, drain_timeout: str) -> None:
+def rollback(
+    build: Build,
+    host: str,
+    yes: bool,
+    only_plan: bool,
+    force: str,
+    timeout: str,
+    drain_timeout: str,
+    no_backup: str,
+) -> None:
     """Given a host and the task's options, bring it back to the config that was last proven on it."""
-    given = options(yes, only_plan, force, 1, timeout, drain_timeout)
+    given = options(yes, only_plan, force, 1, timeout, drain_timeout, no_backup)
 
     def proven(hosts: fleet.Hosts) -> Mapping[str, Wanted]:
         try:
@@ -173,6 +188,7 @@ class Rollout:
         problems = [Problem("", None, None, f"{plan.name}: {plan.why}", plan.remedy) for plan in refused]
         if todo:
             self._confirm(todo, now)
+            self._back_up(todo, now)
             problems += self._apply(todo, now)
         if problems:
             raise UserError(problems)
@@ -199,6 +215,25 @@ class Rollout:
                 answer = ""
         if answer != word:
             raise UserError(Problem("", None, None, f'"{answer}" is not {word}: nothing was changed'))
+
+    def _back_up(self, todo: Sequence[HostPlan], now: Situation) -> None:
+        """See that there is a fresh good backup before a host of a living cluster is reset; raise UserError."""
+        resets = [plan.name for plan in todo if plan.action == deploy.RESET]
+        if not resets or not now.view.answering():
+            return
+        if self.given.no_backup:
+            screen.say(f"--no-backup: {self.given.no_backup}: {', '.join(resets)} will be reset without a fresh one")
+            return
+        cluster = self.build.cluster()
+        try:
+            fresh = backup.fresh(self.build, cluster)
+            if fresh is None:
+                fresh = backup.take(self.build, cluster, self.hosts)
+        except UserError as error:
+            said = "no fresh backup, so nothing was reset"
+            remedy = "mend that, or say why it may be without one: --no-backup REASON"
+            raise UserError([*error.problems, Problem("", None, None, said, remedy)]) from None
+        screen.say(f"the backup to go back to is {fresh}")
 
     @property
     def _patience(self) -> float:

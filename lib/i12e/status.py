@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from i12e import drift, fleet, remote, screen
+from i12e import backup_list, drift, fleet, remote, screen
 from i12e.build import Build
 from i12e.deploy import Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
 from i12e.facts import Facts, HostFacts, Silent
+from i12e.settings import Cluster
 
 
 def run(build: Build) -> None:
@@ -21,8 +22,24 @@ def run(build: Build) -> None:
         now = fleet.situation(hosts, list(hosts.wanted), whole=False)
     finally:
         hosts.close()
-    text = "".join(f"{line}\n" for line in lines(now))
-    build.tell("STATUS", _title(now), "", "told", {"hosts": as_json(now)}, text)
+    cluster = build.cluster()
+    shelves = backup_list.look(build, cluster) if cluster.backup.recipients else []
+    told = [*lines(now), *_backups(cluster, shelves)]
+    facts = {"hosts": as_json(now), "stores": [backup_list.as_json(shelf) for shelf in shelves]}
+    build.tell("STATUS", _title(now), "", "told", facts, "".join(f"{line}\n" for line in told))
+    problems = [problem for shelf in shelves for problem in shelf.problems]
+    if problems:
+        raise UserError(problems)
+
+
+def _backups(cluster: Cluster, shelves: Sequence[backup_list.Shelf]) -> Iterator[str]:
+    yield ""
+    if not cluster.backup.recipients:
+        yield "backups: none, nobody could open them: ./doit backup_keys makes a key"
+        return
+    yield "backups:"
+    for line in backup_list.heads(cluster, shelves):
+        yield f"  {line}"
 
 
 def find_drift(build: Build, host: str | None) -> None:
