@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,9 @@ from i12e.errors import UsageError, UserError
 from i12e.fields import EXAMPLE_RECIPIENT
 from i12e.model import Cluster, load_fleet
 from i12e.paths import DEFAULT, LAB, Paths
-from i12e.secrets import demo_recipients
+from i12e.secrets import Secret, demo_recipients
+from killing import killed_at
+from terminal import Typed
 from test_model import CLUSTER, SERVER
 
 HOME = {"HOME": "/home/me"}
@@ -332,3 +337,42 @@ def test_a_key_on_paper_needs_a_terminal_and_makes_nothing_without(
         newkey.make(Build(mine), paper=True)
     assert (mine.root / mine.cluster_file).read_bytes() == before
     assert not backup_keys.key_file(mine, "mine", os.environ).exists()
+
+
+@pytest.mark.slow
+def test_a_key_on_paper_is_shown_once_named_and_nowhere_else(mine: Paths) -> None:
+    shutil.copy(ROOT / "dodo.py", mine.root)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "lib"), "I12E_ENV": "mine"}
+    run_ = Typed([sys.executable, "-m", "i12e", "backup_keys", "--paper"], mine.root, environ)
+    shown = run_.expect("from your paper:")
+    (private,) = re.findall(r"AGE-SECRET-KEY-1[0-9A-Z]+", shown)
+    assert "point I12E_BACKUP_KEY_FILE at that" in shown
+    assert "recipients" not in (mine.root / mine.cluster_file).read_text()
+    run_.type(private[-6:])
+    assert run_.end() == 0, run_.text
+    assert named(mine) == [age.recipient_of(Secret(private))]
+    holding = [path for place in (mine.root, Path.home()) for path in place.rglob("*") if path.is_file()]
+    assert [path for path in holding if private.encode() in path.read_bytes()] == []
+    run(mine)  # and one in a file beside it
+    assert len(named(mine)) == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_anywhere_is_completed_by_the_next_one(mine: Paths, tmp_path: Path) -> None:
+    killed = 0
+    for point in range(1, 200):
+        copy = Paths(tmp_path / "copy" / "checkout", mine.env)
+        shutil.rmtree(copy.root, ignore_errors=True)
+        shutil.rmtree(Path.home() / ".config", ignore_errors=True)
+        shutil.copytree(mine.root, copy.root)
+        if not killed_at(point, partial(run, copy), str(copy.root.parent), str(Path.home())):
+            break
+        killed += 1
+        file = backup_keys.key_file(copy, "mine", os.environ)
+        before = backup_keys.recipients_of(file)
+        run(copy)
+        assert before in ([], backup_keys.recipients_of(file))
+        assert named(copy) == backup_keys.recipients_of(file)
+        left = [path for place in (copy.root, Path.home()) for path in place.rglob("*.new")]
+        assert left == []
+    assert killed > 3

@@ -289,6 +289,8 @@ def _write(build: Build, site: _Site) -> None:
     """Make what is missing, each file whole or not at all; tell what was made and what was there."""
     workbench.tidy(site.paths)
     files.sweep(site.key_file.parent, site.key_file.name)
+    if site.backup_file:
+        files.sweep(site.backup_file.parent, site.backup_file.name)
     _write_key(build, site)
     _write_backup_key(build, site)
     _write_rule(build, site)

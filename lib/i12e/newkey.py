@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from i12e import answers, backup_keys, keys, screen, workbench, yamlfile
+from i12e import answers, backup_keys, files, keys, screen, workbench, yamlfile
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
 from i12e.paths import LAB, Paths
@@ -34,6 +34,8 @@ def make(build: Build, paper: bool) -> None:
         return
     file = backup_keys.key_file(paths, cluster, os.environ)
     refuse_inside(paths, file)
+    workbench.tidy(paths)
+    files.sweep(file.parent, file.name)
     pair = keys.make()
     if backup_keys.save(pair, file, cluster):
         build.tell("WRITE", shown(file), f"the key that opens backups, its public half is {pair.recipient}")
