@@ -208,7 +208,7 @@ def stores(
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(), rules)
 def test_the_newest_good_one_and_all_that_is_bound_or_young_are_never_removed(held: list[Kept], keep: Rules) -> None:
     found = chosen(held, keep)
@@ -223,7 +223,7 @@ def test_the_newest_good_one_and_all_that_is_bound_or_young_are_never_removed(he
             assert found[one.id][0], one
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(), rules)
 def test_choosing_again_among_those_that_stay_removes_nothing(held: list[Kept], keep: Rules) -> None:
     names = set(stay(held, keep))
@@ -231,7 +231,7 @@ def test_choosing_again_among_those_that_stay_removes_nothing(held: list[Kept], 
     assert set(stay(left, keep)) == names
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(), rules, rules)
 def test_to_keep_more_never_keeps_less(held: list[Kept], keep: Rules, more: Rules) -> None:
     larger = Rules(
@@ -244,7 +244,7 @@ def test_to_keep_more_never_keeps_less(held: list[Kept], keep: Rules, more: Rule
     assert set(stay(held, keep)) <= set(stay(held, larger))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(), rules, st.randoms(use_true_random=False))
 def test_the_order_in_which_a_store_lists_does_not_matter(held: list[Kept], keep: Rules, dice: random.Random) -> None:
     mixed = list(held)
@@ -252,21 +252,21 @@ def test_the_order_in_which_a_store_lists_does_not_matter(held: list[Kept], keep
     assert list(chosen(mixed, keep).items()) == list(chosen(held, keep).items())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(states=("unfinished", "broken", "abandoned")), rules)
 def test_where_nothing_is_good_nothing_with_a_manifest_is_removed(held: list[Kept], keep: Rules) -> None:
     found = chosen(held, keep)
     assert all(found[one.id][0] for one in held if one.state == "broken")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(), rules)
 def test_a_bad_one_more_removes_no_good_one(held: list[Kept], keep: Rules) -> None:
     good = [one for one in held if one.state == "good"]
     assert {one.id for one in good} & set(stay(held, keep)) == set(stay(good, keep))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stores(), rules)
 def test_each_rule_keeps_as_many_as_it_says_where_there_are_as_many(held: list[Kept], keep: Rules) -> None:
     good = sum(one.state == "good" for one in held)
