@@ -56,11 +56,12 @@ def real_helm() -> str:
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees the user's keys, environment or home."""
     for name in list(os.environ):
-        if name.startswith(("SOPS_", "I12E_ENV", "DOIT_")):
+        if name.startswith(("SOPS_", "I12E_ENV", "I12E_BACKUP_", "DOIT_")):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
 
 
 @dataclass

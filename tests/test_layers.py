@@ -32,7 +32,7 @@ LAYERS = (
     ("programs", "screen", "fetch", "protobuf", "bolt", "wal", "retention"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
     ("secrets", "age", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
-    ("bundle", "ciphers", "registry", "tokens", "snapshots", "backup_keys", "alarms"),
+    ("bundle", "ciphers", "registry", "tokens", "snapshots", "backup_keys", "credentials", "alarms"),
     ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
     ("unreachable", "remote", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),

@@ -33,6 +33,7 @@ from i12e import (
     backups,
     bundle,
     collect,
+    credentials,
     database,
     fence,
     fleet,
@@ -138,11 +139,12 @@ def open_places(
     if only and only not in [store.name for store in found]:
         names = ", ".join(store.name for store in found)
         raise UserError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
+    opening = credentials.of_stores(found, build.group("backup"), f"{build.paths.secrets}/backup.yaml")
     places, problems = [], []
     for settings in found:
         if only in ("", settings.name):
             try:
-                store = open_store(settings, build.group("backup").get(settings.name) or {}, screen.say, patience)
+                store = open_store(settings, opening.get(settings.name, {}), screen.say, patience)
                 if probe:
                     store.probe()
             except StoreError as error:
