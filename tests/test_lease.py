@@ -122,6 +122,13 @@ def test_no_two_contents_of_the_object_are_the_same(store: Memory, clock: Clock)
         lease.release()
         seen.append(store.contents()[KEY])
     assert len(set(seen)) == len(seen) == 15
+    lease = taken(store, clock)
+    store.fail("swap", SILENT, after=True, times=99)  # every write is done, and none is answered
+    for _ in range(4):
+        seen.append(store.contents()[KEY])
+        with pytest.raises(StoreError):
+            lease.check()
+    assert len(set(seen)) == len(seen) == 19
 
 
 def test_a_thread_renews_it_until_it_is_given_back() -> None:
