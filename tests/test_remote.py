@@ -568,11 +568,12 @@ def test_a_taker_that_takes_its_time_is_no_silence(host: Remote) -> None:
     pieces: list[bytes] = []
 
     def take(piece: bytes) -> None:
+        if not pieces:
+            time.sleep(1.7)
         pieces.append(piece)
-        time.sleep(0.3)
 
-    assert host.stream("echo a; sleep 0.1; echo b", take, quiet=0.25).status == 0
-    assert collected(pieces) == b"a\nb\n"
+    assert host.stream("head -c 1000000 /dev/zero", take, quiet=1.5).status == 0
+    assert len(collected(pieces)) == 1_000_000
 
 
 def test_a_script_that_fails_after_half_of_a_stream_has_its_status(host: Remote) -> None:
@@ -639,7 +640,7 @@ def test_a_taker_that_would_block_is_not_taken_for_an_empty_pipe(host: Remote) -
 def test_a_stream_that_falls_silent_is_slow_and_its_script_ends(host: Remote) -> None:
     pieces: list[bytes] = []
     with pytest.raises(Slow, match=r"not a byte for \S+ s, its last word was: (\d+)") as caught:
-        host.stream("trap '' HUP; echo $$ >&2; echo first; sleep 60; echo no", pieces.append, quiet=0.5)
+        host.stream("trap '' HUP; echo $$ >&2; echo first; sleep 60; echo no", pieces.append, quiet=1.5)
     assert collected(pieces) == b"first\n"
     until(lambda: not lives(int(caught.value.why.rpartition(" ")[2])), "the end of the script")
 
