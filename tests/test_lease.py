@@ -634,11 +634,14 @@ class Crowd:
         self.all: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start one more."""
+        """Start one more; it has begun."""
         environ = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
         command = [sys.executable, actors.__file__, self._store.place, str(len(self.all)), str(self._slots)]
-        self.all.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environ))
-        return self.all[-1]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environ)
+        self.all.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == b"begun\n"
+        return process
 
     def __enter__(self) -> Self:
         return self
@@ -658,8 +661,6 @@ def test_processes_that_are_stopped_and_killed_at_any_point_make_one_backup_of_e
         for turn in range(12):
             place = dice.randrange(len(running))
             victim = running[place]
-            assert victim.stdout
-            victim.stdout.readline()  # it has begun
             with contextlib.suppress(subprocess.TimeoutExpired):
                 victim.wait(dice.uniform(0.0, 1.0))  # so long it is left alone
             running[place] = crowd.start()
