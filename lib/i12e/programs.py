@@ -6,14 +6,17 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
 from plumbum import local
 
 SOPS_OLDEST = (3, 9, 0)  # the first with `sops decrypt` and --disable-version-check
+RCLONE_OLDEST = (1, 60, 0)  # with lsjson --stat and files that get their name when they are whole
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,26 @@ def sops() -> str:
     Raise Missing if there is neither.
     """
     found = which("sops")
-    if found and _version(found) >= SOPS_OLDEST:
+    if found and _version(found, "--disable-version-check", "--version") >= SOPS_OLDEST:
         return found
     pinned = _pinned()
     if pinned is None:
         raise Missing("sops: not found, though it comes with i12e's packages: rm -r .venv, then ./doit makes it anew")
     return pinned
+
+
+def rclone() -> str:
+    """Return the path of rclone: PATH's, or the pinned one beside this Python if that is missing or too old.
+
+    Raise Missing if there is neither.
+    """
+    found = which("rclone")
+    if found and _version(found, "version") >= RCLONE_OLDEST:
+        return found
+    pinned = Path(sys.executable).with_name("rclone")  # the wheel has it as a program, not as a package
+    if not os.access(pinned, os.X_OK):
+        raise Missing("rclone: not found, though it comes with i12e's packages: rm -r .venv, then ./doit makes it anew")
+    return str(pinned)
 
 
 def _pinned() -> str | None:
@@ -98,9 +115,9 @@ def which(program: str) -> str | None:
     return shutil.which(program)  # not plumbum's: that one keeps the PATH of its import
 
 
-def _version(program: str) -> tuple[int, ...]:
+def _version(program: str, *asked: str) -> tuple[int, ...]:
     try:
-        said = run(program, "--disable-version-check", "--version").output
+        said = run(program, *asked).output
     except OSError:  # made for another machine, or no program at all
         return (0, 0, 0)
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", said)
