@@ -16,6 +16,7 @@ from i12e.settings import Cluster
 from i12e.stores import Locked, Missing, StoreError
 
 _DAY = 86400.0
+_STONE = 30 * _DAY  # seconds for which a tombstone stays
 Condemned = Sequence[tuple[Backup, tuple[bool, str]]]
 
 
@@ -59,10 +60,15 @@ def _condemned(cluster: Cluster, place: Place) -> Condemned:
     found = backups.survey(place)
     keep, now = cluster.backup.keep, place.store.now()
     chosen = retention.choose(backups.kept(found), keep, now)
-    going = [each for each in found if not chosen[each.id][0]]
+    going = [each for each in found if not chosen[each.id][0] and not _is_stone(place, each, now)]
     locks = {each.id: until for each in going if (until := _locked_until(place, each)) is not None}
     chosen = retention.choose(backups.kept(found, locks), keep, now)
     return [(each, chosen[each.id]) for each in going if not chosen[each.id][0]]
+
+
+def _is_stone(place: Place, each: Backup, now: float) -> bool:
+    """Tell whether nothing but a tombstone is left of it, and a young one: its writer may only be stopped."""
+    return each.state == backups.ABANDONED and len(each.keys) == 1 and now - each.modified < _STONE
 
 
 def _locked_until(place: Place, each: Backup) -> float | None:
@@ -125,10 +131,9 @@ def _confirm(build: Build, place: Place, condemned: Condemned, yes: bool) -> Non
 
 def _delete(place: Place, each: Backup) -> None:
     manifest = place.part(each.id, bundle.MANIFEST)
-    stone = each.state == backups.ABANDONED
-    first = [] if stone or manifest not in each.keys else [manifest]
-    last = [manifest] if stone else []  # a tombstone stays until there is nothing that it could be a manifest of
-    for key in [*first, *(key for key in each.keys if key != manifest), *last]:
+    parts = [key for key in each.keys if key != manifest]
+    stone = each.state == backups.ABANDONED and bool(parts)  # which stays, for whoever is stopped before his commit
+    for key in [*([] if stone or manifest not in each.keys else [manifest]), *parts]:
         place.store.delete(key)
     for entry in place.store.list(place.key("marks", each.id, "")):
         place.store.delete(entry.key)

@@ -38,9 +38,11 @@ _SEND = r"""
 send() { printf 'file %s %s %s\n' "$1" "$(stat -Lc %s "/dev/fd/$2")" "$(sha256sum "/dev/fd/$2" | cut -c1-64)"; }
 later() { systemd-run --quiet --collect --on-active="$1" --unit="$2" /bin/sh -c "$3" >&2 || fail "no timer: $2"; }
 never() { systemctl stop "$1.timer" >/dev/null 2>&1; }
+trap clean_up EXIT; trap 'exit 1' HUP INT TERM PIPE
 """
 
 _ETCD = r"""
+clean_up() { rm -f "$dir/i12e-$id"-*; }
 [ -d "$dir" ] || mkdir -p -m 700 "$dir"
 find "$dir" -maxdepth 1 -name 'i12e-*' -mmin +10 -exec rm -f {} +
 later "$clean" "i12e-backup-$id" "rm -f '$dir'/i12e-$id-*"
@@ -65,6 +67,9 @@ exit 0
 
 _SQLITE = r"""
 copy=$(dirname "$db")/i12e-$id.db
+stopped=
+again() { [ -z "$stopped" ] || systemctl start --no-block k3s; stopped=; }
+clean_up() { again; rm -f "$copy" "$copy"-*; }
 find "$(dirname "$db")" -maxdepth 1 -name 'i12e-*' -mmin +10 -exec rm -f {} +
 later "$clean" "i12e-backup-$id" "rm -f '$copy' '$copy'-*"
 [ -f "$db" ] || fail "there is no $db"
@@ -81,12 +86,15 @@ else
     # Nothing here can copy a live database: the shortest stop of k3s. Pods go on meanwhile (KillMode=process).
     method=sqlite-stopped
     later 120 "i12e-backup-start-$id" 'systemctl start k3s'
-    trap 'systemctl start --no-block k3s' EXIT HUP INT TERM
+    stopped=yes
     systemctl stop k3s || fail "k3s does not stop"
     cp --reflink=auto "$db" "$copy" || fail "$db cannot be copied"
     if [ -s "$db-wal" ]; then cp --reflink=auto "$db-wal" "$copy-wal" || fail "$db-wal cannot be copied"; fi
-    trap - EXIT HUP INT TERM
-    systemctl start --no-block k3s
+    case $(systemctl is-active k3s) in
+    inactive | failed) ;;
+    *) fail "k3s was started while $db was being copied" ;;
+    esac
+    again
     never "i12e-backup-start-$id"
 fi
 echo "$method" | say method
@@ -268,19 +276,25 @@ def consistency(before: str | None) -> str:
 
 # --- the live cluster
 
-# One curl for all: kubectl takes a tenth of a second for each (docs/decisions/0007). Of objects, metadata alone.
+# One curl for all: kubectl takes a tenth of a second for each (docs/decisions/0007).
 _ASK = r"""
 api=$(sed -n 's/^ *server: *//p' /etc/rancher/k3s/k3s.yaml | head -n 1)
 tls=/var/lib/rancher/k3s/server/tls
 sed "s|.*|url = \"$api&\"|" | curl -s -K - -m 60 --noproxy '*' --cacert $tls/server-ca.crt \
-    --cert $tls/client-admin.crt --key $tls/client-admin.key \
-    -H 'Accept: application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json' \
-    -w '\n@i12e %{http_code}\n'
+    --cert $tls/client-admin.crt --key $tls/client-admin.key -H "Accept: $accept" -w '\n@i12e %{http_code}\n'
 exit 0
 """
+_JSON = "application/json"
+_METADATA = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{_JSON}"
 _ANSWER = re.compile(r"\n@i12e (\d+)\n")
-ASK = _PRELUDE + _ASK
-"""The script that asks the API for what is at each path of its input, a line each."""
+
+
+def asking(metadata: bool = False) -> str:
+    """Return the script that asks the API for what is at each path of its input, a line each.
+
+    `metadata`: of the objects of a list nothing else; only lists can be asked for so.
+    """
+    return f"{_PRELUDE}accept={shlex.quote(_METADATA if metadata else _JSON)}\n{_ASK}"
 
 
 def answers(paths: Iterable[str], output: str) -> dict[str, str]:
@@ -293,6 +307,7 @@ CORE, GROUPS = "/api/v1", "/apis"
 SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 NAMESPACE = "/api/v1/namespaces/kube-system"
 FIRST = (NAMESPACE, CORE, GROUPS, SERVICES)
+KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 @dataclass(frozen=True)
@@ -328,9 +343,14 @@ def resources(said: Mapping[str, str]) -> list[Resource]:
 _REMAINING = re.compile(r'"remainingItemCount":\s*(\d+)')
 
 
-def count_path(resource: Resource) -> str:
-    """Given a resource, return where its list tells how long it is, in its first piece."""
-    return f"{resource.path}?limit=1"
+def custom(said: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Given what is at KINDS, return the group and the plural of each custom resource."""
+    names = [str((item.get("metadata") or {}).get("name", "")) for item in _items(said.get(KINDS, ""))]
+    return {(group, plural) for plural, _, group in (name.partition(".") for name in names)}
+
+
+FIRST_ONE = "?limit=1"
+"""What to put behind a list's path so that its first piece tells how long it is."""
 
 
 def count(head: str) -> int | None:
@@ -344,6 +364,12 @@ def count(head: str) -> int | None:
     if remaining:
         return 1 + int(remaining[1])
     return None if re.search(r'"continue":\s*"[^"]', before) else 1
+
+
+def whole_count(text: str) -> int | None:
+    """Given a whole list, return how many there are; None if it is none."""
+    items = _json(text).get("items", [])
+    return len(items) if isinstance(items, list) and text else None
 
 
 def uid(said: Mapping[str, str]) -> str:

@@ -162,8 +162,11 @@ class Live:
         if not self.uid:
             raise Failed("its API does not say who the cluster is")
         listed = {collect.CORE: said.get(collect.CORE, ""), **self._said(collect.groups(said))}
+        custom = collect.custom(self._said([collect.KINDS], metadata=True))
         self._resources = {
-            collect.count_path(each): proof.prefix(each.group, each.plural) for each in collect.resources(listed)
+            each.path: place
+            for each in collect.resources(listed)
+            if (place := proof.prefix(each.group, each.plural, custom)) is not None
         }
 
     def counts(self, patience: float = 0.0, say: Callable[[str], None] = lambda text: None) -> dict[str, int]:
@@ -173,18 +176,29 @@ class Live:
         """
         began = time.monotonic()
         while True:
-            said = self._said(self._resources)
-            found = {
-                self._resources[path]: number for path in said if (number := collect.count(said[path])) is not None
-            }
+            found = self._counted()
             waited = time.monotonic() - began
             if "namespaces" in found or waited >= patience:
                 return found
             say(f"{self._host.target.name}: waits for its API, {duration(waited)} of {duration(patience)}")
             time.sleep(_LOOK)
 
-    def _said(self, paths: Collection[str]) -> dict[str, str]:
-        return collect.answers(paths, _ask(self._host, collect.ASK, "".join(f"{path}\n" for path in paths).encode()))
+    def _counted(self) -> dict[str, int]:
+        firsts = {f"{path}{collect.FIRST_ONE}": path for path in self._resources}
+        said = {firsts[path]: text for path, text in self._said(firsts, metadata=True).items()}
+        numbers = {path: collect.count(text) for path, text in said.items()}
+        untold = [path for path, number in numbers.items() if number is None]
+        whole = self._said(untold, metadata=True)
+        numbers |= {path: collect.whole_count(text) for path, text in whole.items()}
+        return {self._resources[path]: number for path, number in numbers.items() if number is not None}
+
+    def _said(self, paths: Collection[str], metadata: bool = False) -> dict[str, str]:
+        lines = "".join(f"{path}\n" for path in paths).encode()
+        found: list[bytes] = []
+        done = self._host.stream(collect.asking(metadata), found.append, lines, quiet=120)
+        if done.status:
+            raise Failed("its API cannot be asked")
+        return collect.answers(paths, b"".join(found).decode(errors="replace"))
 
 
 def _ask(host: Remote, script: str, stdin: bytes = b"") -> str:

@@ -23,7 +23,9 @@ def take(place: Place, what: str, wait: float = 0.0) -> lease.Lease:
     held = lease.take(place.store, what, key=place.lease, wait=wait, tell=screen.say, above=highest)
     try:
         by = f"{getpass.getuser()}@{socket.gethostname()}"
-        for earlier in held.open:
+        # Also what the lease does not name: somebody may have removed it under a holder who was stopped.
+        unfinished = [each.id for each in backups.survey(place) if each.state == backups.UNFINISHED]
+        for earlier in dict.fromkeys([*held.open, *filter(bundle.is_id, unfinished)]):
             stone = Abandoned(earlier, by, int(place.store.now()), held.number)
             with suppress(Exists):
                 place.store.create(place.part(earlier, bundle.MANIFEST), stone.content())

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from i12e import registry
 
 VOLATILE = frozenset({"events", "leases", "endpointslices", "pods", "jobs", "replicasets", "controllerrevisions"})
 """What comes and goes by itself while one looks, by its plural."""
+_BESIDE = {
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apiregistration.k8s.io", "apiservices"),
+}  # Kubernetes' own, and kept as custom resources are
 NEEDED = ("namespaces", "secrets", "minions")
 """Without these, by their place below /registry/, there is no cluster."""
 
 
-def prefix(group: str, plural: str) -> str:
-    """Given a resource's group and plural, return where the datastore has it, below /registry/."""
+def prefix(group: str, plural: str, custom: AbstractSet[tuple[str, str]]) -> str | None:
+    """Given a resource's group and plural and the custom resources, return where it is kept, below /registry/.
+
+    None where that is not known: what a later Kubernetes may bring, what is shown under two groups (events), and what
+    is kept nowhere (componentstatuses).
+    """
     wanted = registry.Resource(group, plural)
-    built_in = (place for place, resource in registry.RESOURCES.items() if resource == wanted)
-    return next(built_in, f"{group}/{plural}" if group else plural)
+    built_in = next((place for place, resource in registry.RESOURCES.items() if resource == wanted), None)
+    if built_in is not None or (group, plural) not in custom | _BESIDE:
+        return built_in
+    return f"{group}/{plural}"
 
 
 def differences(
