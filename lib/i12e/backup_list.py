@@ -15,7 +15,7 @@ from i12e.build import Build
 from i12e.errors import Problem, UserError
 from i12e.lock import duration
 from i12e.settings import Cluster
-from i12e.stores import StoreError
+from i12e.stores import NotThere, StoreError
 
 _UNKNOWN = Age(None, None)
 _PATIENCE = 15.0  # seconds for which a store that does not answer is asked again
@@ -64,6 +64,10 @@ def look(build: Build, cluster: Cluster, only: str = "") -> list[Shelf]:
 def _shelf(place: Place, cluster: Cluster) -> Shelf:
     try:
         found, now = backups.survey(place), place.store.now()
+    except NotThere as error:
+        if cluster.backup.stores:
+            return Shelf(place.store.name, place.store.place, why=error.why, remedy=error.remedy)
+        found, now = [], time.time()  # the default one, which the first backup makes
     except StoreError as error:
         return Shelf(place.store.name, place.store.place, why=error.why, remedy=error.remedy)
     age = backups.age(found, cluster.backup.slot_seconds, now)

@@ -24,6 +24,7 @@ from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situat
 from i12e.errors import Changes, Problem, UserError
 from i12e.facts import STATE, ClusterView, HostFacts
 from i12e.lock import duration, seconds
+from i12e.settings import Cluster
 
 _NEWS = 10.0  # seconds between two lines about one wait
 _LOOK = 1.0  # seconds between two looks at what is waited for
@@ -228,12 +229,23 @@ class Rollout:
         try:
             fresh = backup.fresh(self.build, cluster)
             if fresh is None:
-                fresh = backup.take(self.build, cluster, self.hosts)
+                fresh = self._taken(cluster)
         except UserError as error:
             said = "no fresh backup, so nothing was reset"
             remedy = "mend that, or say why it may be without one: --no-backup REASON"
             raise UserError([*error.problems, Problem("", None, None, said, remedy)]) from None
         screen.say(f"the backup to go back to is {fresh}")
+
+    def _taken(self, cluster: Cluster) -> str:
+        """Take a backup and return its id: that one store of several has it is enough here. Raise UserError."""
+        try:
+            return backup.take(self.build, cluster, self.hosts)
+        except UserError as error:
+            fresh = backup.fresh(self.build, cluster)
+            if fresh is None:
+                raise
+            self.build.notes += [str(problem) for problem in error.problems]
+            return fresh
 
     @property
     def _patience(self) -> float:
