@@ -15,28 +15,35 @@ import kine
 from i12e import snapshots, wal
 from i12e.damaged import Damaged
 
-Rows = list[tuple[object, ...]]
+Found = str | tuple[list[object], list[object]]
+REFUSED = "unable to open database file"  # SQLite's word for a log of another version
 ALL = "SELECT id, CAST(name AS BLOB), deleted, value FROM kine ORDER BY id"
 
 
-def recovered(folder: Path, database: bytes, log: bytes) -> Rows | None:
-    """Given a database and its log, return what SQLite itself finds in files of their names; None if it refuses."""
+def found(connection: sqlite3.Connection) -> Found:
+    """Given an open database, return what the integrity check says and all rows, or why they cannot be read.
+
+    A log that was cut after a checkpoint takes the database back in part: SQLite itself finds it malformed then.
+    """
+    connection.text_factory = bytes
+    try:
+        return connection.execute("PRAGMA integrity_check").fetchall(), connection.execute(ALL).fetchall()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+
+
+def recovered(folder: Path, database: bytes, log: bytes) -> Found:
+    """Given a database and its log, return what SQLite itself finds in files of their names."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "state.db").write_bytes(database)
     (folder / "state.db-wal").write_bytes(log)
-    connection = sqlite3.connect(folder / "state.db")
-    try:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        return connection.execute(ALL).fetchall()
-    except sqlite3.OperationalError as error:
-        return [] if "no such table" in str(error) else None
-    finally:
-        connection.close()
+    with contextlib.closing(sqlite3.connect(folder / "state.db")) as connection:
+        return found(connection)
 
 
-def applied(database: bytes, log: bytes, folder: Path) -> Rows | None:
-    """Given a database and its log, return what is found by us; None if it is refused."""
+def applied(database: bytes, log: bytes, folder: Path) -> Found:
+    """Given a database and its log, return what is found by us."""
     path = folder / "log"
     path.write_bytes(log)
     with snapshots.Receiving("sqlite") as receiving, path.open("r+b") as file:
@@ -44,14 +51,9 @@ def applied(database: bytes, log: bytes, folder: Path) -> Rows | None:
         try:
             receiving.opened(file)
         except Damaged:
-            return None
-        connection = receiving._connection
-        assert connection
-        try:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == (b"ok",)
-            return connection.execute(ALL).fetchall()
-        except sqlite3.OperationalError as error:
-            return [] if "no such table" in str(error) else None
+            return REFUSED
+        assert receiving._connection
+        return found(receiving._connection)
 
 
 def states(folder: Path, chance: random.Random) -> list[tuple[bytes, bytes]]:
@@ -136,9 +138,9 @@ def test_a_log_is_applied_as_sqlite_does_it_also_when_it_is_cut_or_damaged(tmp_p
 
 
 @pytest.mark.slow
-def test_thousands_of_logs_are_applied_as_sqlite_does_it(tmp_path: Path) -> None:
-    counted, not_counted = sweep(tmp_path, 7, 1000)
-    assert min(counted, not_counted) > 500
+def test_a_thousand_logs_are_applied_as_sqlite_does_it(tmp_path: Path) -> None:
+    counted, not_counted = sweep(tmp_path, 7, 300)
+    assert min(counted, not_counted) > 100
 
 
 @pytest.fixture
@@ -180,7 +182,7 @@ def test_a_log_of_another_version_is_refused_as_sqlite_does(files: tuple[Path, P
     order = ">" if log[3] & 1 else "<"
     struct.pack_into(">II", log, 24, *wal._checksum(bytes(log[:24]), (0, 0), order))
     files[1].write_bytes(log)
-    assert recovered(tmp_path / "sqlite", files[0].read_bytes(), bytes(log)) is None
+    assert recovered(tmp_path / "sqlite", files[0].read_bytes(), bytes(log)) == REFUSED
     with pytest.raises(Damaged) as caught:
         frames(files)
     assert caught.value.why == "SQLite's log is of the unknown version 3007001"
