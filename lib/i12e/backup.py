@@ -231,6 +231,9 @@ def _ring(build: Build, bell: alarms.Alarms, cluster: Cluster, problems: Sequenc
 class _Taking:
     """One run of backup."""
 
+    pace = (lease.EVERY, lease.LENGTH)
+    """Of its leases, in seconds."""
+
     def __init__(
         self, build: Build, cluster: Cluster, hosts: fleet.Hosts, scheduled: bool, only: str, wait: float
     ) -> None:
@@ -323,7 +326,7 @@ class _Taking:
                 self.build.note(f"{store.name}: {said}")
             target.number = backups.highest(found) + 1
             return target
-        target.lease = fence.take(place, "backup", self.wait)
+        target.lease = fence.take(place, "backup", self.wait, *self.pace)
         stack.callback(target.lease.release)
         target.number = target.lease.number
         if self.scheduled and self._is_filled(backups.survey(place), target):

@@ -13,14 +13,18 @@ from i12e.bundle import Abandoned
 from i12e.stores import Exists
 
 
-def take(place: Place, what: str, wait: float = 0.0) -> lease.Lease:
+def take(
+    place: Place, what: str, wait: float = 0.0, every: float = lease.EVERY, length: float = lease.LENGTH
+) -> lease.Lease:
     """Given a cluster's folder in a store, what is to be done there and how many seconds to wait, take its lease.
 
-    A manifest that an earlier holder was stopped before can then be written by nobody. Raise lease.Busy, lease.Lost,
-    UserError, or StoreError.
+    `every`, `length`: as lease.take has them. A manifest that an earlier holder was stopped before can then be written
+    by nobody. Raise lease.Busy, lease.Lost, UserError, or StoreError.
     """
     highest = backups.highest(backups.survey(place))
-    held = lease.take(place.store, what, key=place.lease, wait=wait, tell=screen.say, above=highest)
+    held = lease.take(
+        place.store, what, key=place.lease, wait=wait, tell=screen.say, above=highest, every=every, length=length
+    )
     try:
         by = f"{getpass.getuser()}@{socket.gethostname()}"
         # Also what the lease does not name: somebody may have removed it under a holder who was stopped.
