@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from unittest import mock
 
 from nacl.secret import SecretBox
@@ -254,9 +254,7 @@ class Hosts(fleet.Hosts):
 class Taking(backup._Taking):
     """A run of `backup` that is given a database; it believes it no more than one that comes over ssh."""
 
-    def __init__(self, world: World, scheduled: bool = False, only: str = "", wait: float = 0.0) -> None:
-        super().__init__(world.build, world.cluster, Hosts(world), scheduled, only, wait)
-        self.world = world
+    world: World
 
     def _database(self, now: Situation) -> Database:
         self.world.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -286,8 +284,10 @@ def make(world: World, *places: Place, scheduled: bool = False, only: str = "", 
     Return its id, "" where none was due. Raise UserError.
     """
 
-    def taking(*_: object) -> Taking:
-        return Taking(world, scheduled, only, wait)
+    def taking(*given: Any, **more: Any) -> Taking:
+        made = Taking(*given, **more)
+        made.world = world
+        return made
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(backup, "_Taking", taking))

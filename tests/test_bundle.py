@@ -39,7 +39,7 @@ def index(of: Manifest) -> Index:
     sealed = {part.name: part.sha256 for part in of.parts if part.name != bundle.INDEX}
     plain = {name: Sums(5, SHA) for name in sealed if name != bundle.KEY}
     sentinel = {"namespace": "kube-system", "name": "i12e-sentinel-1", "key": "value", "value": "00ff"}
-    return Index(of.id, of.cluster, of.uid, of.token, sentinel, plain, sealed)
+    return Index(of.id, of.cluster, of.uid, of.token, sentinel, plain, sealed, (of.essence,))
 
 
 def test_a_manifest_is_read_as_it_was_written() -> None:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -184,15 +184,14 @@ def take(
     """Given a cluster and its hosts, take a backup and return its id, "" where none was due; raise UserError."""
     bell = alarms.Alarms(cluster.backup.alarms, build.group, screen.say)
     began = time.monotonic()
-    for problem in bell.started():
-        build.note(str(problem))
     try:
-        made = _Taking(build, cluster, hosts, scheduled, only, wait).run()
+        made = _Taking(build, cluster, hosts, bell, scheduled, only, wait).run()
     except UserError as error:
         _ring(build, bell, cluster, error.problems, time.monotonic() - began)
         raise
-    except (OSError, KeyboardInterrupt, SystemExit) as error:
-        why = Problem("", None, None, f"the backup was broken off: {error or type(error).__name__}")
+    except BaseException as error:  # also what is a mistake of ours: that there is no backup has to be told
+        said = str(error) if isinstance(error, OSError) else type(error).__name__
+        why = Problem("", None, None, f"the backup was broken off: {said}")
         _ring(build, bell, cluster, [why], time.monotonic() - began)
         raise
     if made:
@@ -202,7 +201,7 @@ def take(
 
 
 def fresh(build: Build, cluster: Cluster) -> str | None:
-    """Given a cluster, return the id of a good backup that has all it should and is young enough for a reset.
+    """Given a cluster, return the id of its newest good backup if that is young enough for a reset.
 
     None if none can be seen. Raise UserError if none could be taken at all, as there is nobody to seal it to.
     """
@@ -215,7 +214,7 @@ def fresh(build: Build, cluster: Cluster) -> str | None:
             continue
         finally:
             place.store.close()
-        last = next((each for each in found if each.is_whole), None)
+        last = backups.newest(found)
         if last is not None and 0 <= now - last.at <= cluster.backup.fresh_seconds:
             return last.id
     return None
@@ -235,11 +234,19 @@ class _Taking:
     """Of its leases, in seconds."""
 
     def __init__(
-        self, build: Build, cluster: Cluster, hosts: fleet.Hosts, scheduled: bool, only: str, wait: float
+        self,
+        build: Build,
+        cluster: Cluster,
+        hosts: fleet.Hosts,
+        bell: alarms.Alarms,
+        scheduled: bool = False,
+        only: str = "",
+        wait: float = 0.0,
     ) -> None:
         self.build = build
         self.cluster = cluster
         self.hosts = hosts
+        self.bell = bell
         self.scheduled = scheduled
         self.only = only
         self.wait = wait
@@ -289,10 +296,11 @@ class _Taking:
     def _admitted(self, places: Sequence[Place], stack: ExitStack) -> list[Target]:
         """Return the stores that are to get this backup, each with its lease."""
         found: list[Target] = []
-        now = places[0].store.now()
-        self.at, self.id = now, bundle.new_id(now)
         for place in places:
             try:
+                if not self.id:
+                    self.at = place.store.now()
+                    self.id = bundle.new_id(self.at)
                 target = self._admit(place, stack)
             except StoreError as error:
                 self.stored.problems.append(error.problem())
@@ -303,6 +311,8 @@ class _Taking:
                     self.build.tell("KEEP", place.store.name, f"{error.who} is at work there", "kept")
                 else:
                     self.stored.problems += error.problems
+            except UserError as error:
+                self.stored.problems += error.problems
             else:
                 found += [target] if target else []
         return found
@@ -344,6 +354,8 @@ class _Taking:
     # --- 2: the server
 
     def _take(self, targets: Sequence[Target], began: float) -> None:
+        for problem in self.bell.started():
+            self.build.note(str(problem))
         self._key, own = age.make()
         self._recipients = (*self.cluster.backup.recipients, own)
         now = fleet.situation(self.hosts, [], whole=False)
@@ -367,13 +379,14 @@ class _Taking:
             sentinel=taken.sentinel.fields(),
             plain=self.stored.plain,
             sealed={part.name: part.sha256 for part in self.stored.parts},
+            manifests=tuple(self._manifest(taken, now, target).essence for target in _living(targets)),
         )
         self._store_small(bundle.INDEX, "index", age.seal_small(index.content(), self._recipients), targets)
         for target in _living(targets):
             self._read_back(target)
         took = time.monotonic() - began
         for target in _living(targets):
-            self._commit(target, self._manifest(taken, now, target, took))
+            self._commit(target, replace(self._manifest(taken, now, target), seconds=round(took, 1)))
         self._told(targets, taken, took)
 
     def _database(self, now: Situation) -> Database:
@@ -388,7 +401,10 @@ class _Taking:
             facts = now.view.facts[name]
             assert isinstance(facts, HostFacts)  # noqa: S101  # for the type
             try:
-                taken = database.take(self.hosts[name], name, facts, self.id, folder, screen.say)
+                place = now.wanted[name].host.k3s.config.get("etcd-snapshot-dir", collect.SNAPSHOTS)
+                taken = database.take(
+                    self.hosts[name], name, facts, self.id, folder, screen.say, snapshot_folder=str(place)
+                )
             except (database.Failed, Damaged, remote.Unreachable) as error:
                 met.append(Problem("", None, None, f"{name}: {error.why}"))
                 continue
@@ -427,12 +443,11 @@ class _Taking:
                     if isinstance(sent, str):
                         self.stored.lacks.append(f"the files of {name}: {sent}")
                         continue
-                    with sent, tarfile.open(fileobj=sent, mode="r|") as inner:
-                        for entry in inner:
-                            content = inner.extractfile(entry) if entry.isreg() else None
-                            entry.name = f"{name}/{entry.name}"
-                            entry.linkname = f"{name}/{entry.linkname}" if entry.islnk() else entry.linkname
-                            tar.addfile(entry, content)
+                    try:
+                        with sent:
+                            _copied(sent, tar, name)
+                    except tarfile.TarError as error:
+                        raise Failed(f"the files of {name} did not come as a tar: {error}") from None
             yield from _blocks(file)
         for name, found in now.view.facts.items():
             if isinstance(found, Silent):
@@ -579,7 +594,7 @@ class _Taking:
 
     # --- 5: the manifest
 
-    def _manifest(self, taken: Database, now: Situation, target: Target, took: float) -> Manifest:
+    def _manifest(self, taken: Database, now: Situation, target: Target) -> Manifest:
         digests = {
             name: found.digest
             for name, found in now.view.facts.items()
@@ -590,7 +605,7 @@ class _Taking:
             cluster=self.cluster.name,
             uid=taken.uid,
             at=int(self.at),
-            seconds=round(took, 1),
+            seconds=0.0,
             by=self.by,
             server=taken.server,
             i12e=importlib.metadata.version("i12e") if _is_installed() else "",
@@ -703,6 +718,16 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _write(file: IO[bytes], block: bytes) -> None:
     file.write(block)
+
+
+def _copied(sent: IO[bytes], tar: tarfile.TarFile, folder: str) -> None:
+    """Given a tar, another one and a folder, put the entries of the first one into the second, below the folder."""
+    with tarfile.open(fileobj=sent, mode="r|") as inner:
+        for entry in inner:
+            content = inner.extractfile(entry) if entry.isreg() else None
+            entry.name = f"{folder}/{entry.name}"
+            entry.linkname = f"{folder}/{entry.linkname}" if entry.islnk() else entry.linkname
+            tar.addfile(entry, content)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

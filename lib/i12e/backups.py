@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from i12e import bundle, retention
 from i12e.bundle import Abandoned, Manifest
 from i12e.damaged import Damaged
-from i12e.stores import Changed, Entry, Exists, Missing, Store, StoreError
+from i12e.stores import Changed, Entry, Exists, Missing, Store, StoreError, TooBig
 
 GOOD, UNFINISHED, ABANDONED, DAMAGED = "good", "unfinished", "abandoned", "damaged"
 VERIFIED, DRILLED = "verified", "drilled"
 _MANY = 8  # manifests that are read at once
 _TRIES = 5
 _SKEW = 300.0  # seconds by which clocks may differ
+_NONSENSE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what JSON may be, and is no mark or hold
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ def read_manifest(place: Place, backup: str) -> Manifest | Abandoned:
     """Given a backup's id, return its manifest; raise Missing, StoreError, or Damaged if it is none."""
     try:
         content, _ = place.store.get(place.part(backup, bundle.MANIFEST))
-    except Missing:
-        raise
+    except TooBig:
+        raise Damaged("its manifest is far too big") from None
     made = bundle.read_manifest(content, backup)
     if isinstance(made, Manifest) and made.cluster != place.cluster:
         raise Damaged(f"its manifest is that of another cluster, {made.cluster}")
@@ -171,6 +172,8 @@ def _look(
         name, place.store.name, sum(entry.size for entry in entries), max(entry.modified for entry in entries), keys,
         _holders(place, holds, now),
     )  # fmt: skip
+    if not bundle.is_id(name):
+        return common.made(DAMAGED, "its name is not one of a backup")
     if place.part(name, bundle.MANIFEST) not in keys:
         return common.made(UNFINISHED, "it has no manifest: it was not completed")
     try:
@@ -229,7 +232,7 @@ def _mark(place: Place, key: str, there: Iterable[str]) -> Mark | None:
         content, _ = place.store.get(key)
         said = json.loads(content)
         return Mark(float(said["at"]), str(said["by"]), bool(said["ok"]), str(said["why"]), float(said["seconds"]))
-    except (Missing, ValueError, KeyError, TypeError):
+    except (Missing, TooBig, *_NONSENSE):
         return None
 
 
@@ -243,7 +246,7 @@ def _holders(place: Place, holds: Iterable[str], now: float) -> tuple[str, ...]:
                 found.append(str(said["who"]))
         except Missing:
             continue
-        except (ValueError, KeyError, TypeError):
+        except (TooBig, *_NONSENSE):
             found.append("somebody whose hold cannot be read")
     return tuple(found)
 

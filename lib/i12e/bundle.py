@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from i12e import age
@@ -34,6 +34,8 @@ _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}\Z", re.ASCII)
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,120}\.age\Z", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _HASH_LINE = re.compile(rb'(?m)^  "sha256": .*\n')
+_LATEST = 253402300799  # seconds since 1970: the last one that has a date of four digits
+_MOST = 1 << 63
 _BLOCK = 1 << 20  # bytes that are compressed at a time, each to a gzip member of its own
 _TASTE = 1 << 16  # bytes of a block that tell whether it can be compressed at all
 _SIMPLE: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
@@ -117,6 +119,12 @@ class Manifest:
                 return each
         raise Damaged(f"it has no part {name}")
 
+    @property
+    def essence(self) -> str:
+        """The SHA-256 of what the index can vouch for: of all but how long it took, and the index's own entry."""
+        parts = tuple(part for part in self.parts if part.name != INDEX)
+        return hashlib.sha256(replace(self, seconds=0.0, parts=parts).content()).hexdigest()
+
     def content(self) -> bytes:
         """Return it as it is stored."""
         return _written({"format": FORMAT, "version": VERSION, **_plain(self)})
@@ -150,6 +158,8 @@ class Index:
     """Of each part what was sealed, compressed parts before they were compressed."""
     sealed: Mapping[str, str]
     """Of each part the SHA-256 of the sealed file."""
+    manifests: tuple[str, ...]
+    """The essence of its manifests: each store's has a number of its own."""
 
     def content(self) -> bytes:
         """Return it as it is sealed."""
@@ -183,12 +193,14 @@ def read_manifest(content: bytes, name: str) -> Manifest | Abandoned:
     try:
         made = _made(Abandoned, document) if document.get("abandoned") else _made(Manifest, document)
         whole = made.content()
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"its manifest is incomplete: {error}") from None
     if whole != content:
         raise Damaged("its manifest is not as i12e writes it")
     if made.id != name or not is_id(made.id):
         raise Damaged(f"its manifest is that of another backup, {made.id}")
+    if not 0 <= made.at <= _LATEST or not 0 <= made.number < _MOST:
+        raise Damaged("its manifest has a time or a number that cannot be")
     if isinstance(made, Manifest):
         _check_parts(made)
     return made
@@ -199,7 +211,7 @@ def _check_parts(made: Manifest) -> None:
     if len(set(names)) != len(names):
         raise Damaged("its manifest names a part twice")
     for part in made.parts:
-        if not _NAME.match(part.name) or not _SHA256.match(part.sha256) or part.size < 0:
+        if not _NAME.match(part.name) or not _SHA256.match(part.sha256) or not 0 <= part.size < _MOST:
             raise Damaged(f"its manifest has a part that cannot be: {part.name!r}")
     for needed in (INDEX, KEY, DATABASE, CLUSTER, HOSTS):
         made.part(needed)
@@ -209,7 +221,7 @@ def read_index(content: bytes) -> Index:
     """Given an index as it was sealed, return it; raise Damaged."""
     try:
         return _made(Index, json.loads(content))
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Damaged("its index is none of ours") from None
 
 
@@ -223,6 +235,8 @@ def agree(manifest: Manifest, index: Index) -> None:
         raise Damaged("its manifest and its index name other parts: one of them is another backup's")
     if {*index.plain} != {*listed} - {KEY}:
         raise Damaged("its index does not say what its parts hold")
+    if manifest.essence not in index.manifests:
+        raise Damaged("its manifest is not the one that its index was made with")
 
 
 # --- parts
