@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -360,7 +360,7 @@ class _Taking:
         self._recipients = (*self.cluster.backup.recipients, own)
         now = fleet.situation(self.hosts, [], whole=False)
         taken = self._database(now)
-        with taken.file:
+        with closing(taken):
             contents = [
                 Content(bundle.DATABASE, "database", lambda: _blocks(taken.file), taken.sums),
                 Content(bundle.CLUSTER, "cluster", self._cluster_files),

@@ -8,10 +8,12 @@ read; a timer on the host removes it where we did not come so far.
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -421,6 +423,23 @@ class Sentinel:
 PUT_SENTINEL = f"{_PRELUDE}exec k3s kubectl create -f -\n"
 
 
-def drop_sentinel(name: str) -> str:
-    """Given a sentinel's name, return the script that removes it."""
-    return f"{_PRELUDE}exec k3s kubectl -n kube-system delete secret {shlex.quote(name)} --ignore-not-found\n"
+LIST_SENTINELS = f"{_PRELUDE}exec k3s kubectl -n kube-system get secrets -l i12e/sentinel=true -o json\n"
+_LEFT = 3600.0  # seconds after which nobody is at work any more who made one
+
+
+def left_sentinels(listed: str, now: float) -> list[str]:
+    """Given what LIST_SENTINELS printed and the time, return the names of those that a killed backup left."""
+    found = []
+    for item in _items(listed):
+        metadata = item.get("metadata") or {}
+        with suppress(ValueError):
+            made = dt.datetime.fromisoformat(str(metadata.get("creationTimestamp", ""))).timestamp()
+            if now - made > _LEFT:
+                found.append(str(metadata.get("name", "")))
+    return found
+
+
+def drop_sentinels(names: Iterable[str]) -> str:
+    """Given names of sentinels, return the script that removes them."""
+    listed = " ".join(shlex.quote(name) for name in names)
+    return f"{_PRELUDE}exec k3s kubectl -n kube-system delete secret {listed} --ignore-not-found\n"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -53,6 +53,13 @@ class Database:
     revision: int
     counts: Mapping[str, int]
     sentinel: collect.Sentinel
+    received: snapshots.Receiving | None = None
+
+    def close(self) -> None:
+        """Let go of the file, which is gone then."""
+        self.file.close()
+        if self.received is not None:
+            self.received.close()
 
 
 def take(
@@ -68,34 +75,44 @@ def take(
     say(f"{name}: takes a snapshot of {kind}")
     live = Live(host)
     token = Secret(_ask(host, collect.TOKEN_SCRIPT).strip())
+    with ExitStack() as stack:
+        receiving = stack.enter_context(snapshots.Receiving(kind, folder))
+        log = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        with _sentinel(host) as sentinel:
+            before = live.counts()
+            receiver = _receive(host, kind, backup, (receiving.file, log), how, snapshot_folder)
+            method = receiver.said.get("method", "")
+            after = live.counts(_LONG if method == "sqlite-stopped" else _SHORT, say)
+        say(f"{name}: proves {_size(receiver)} of {kind}")
+        snapshot = receiving.opened(log if len(receiver.files) > 1 else None)
+        snapshot.check()
+        _prove_identity(snapshot, live.uid, token, sentinel)
+        counts = snapshot.counts()
+        wrong = proof.differences(before, after, counts)
+        if wrong:
+            raise Failed(f"the snapshot does not agree with the cluster: {'; '.join(wrong[:5])}")
+        # Of SQLite's the log has become a part of it.
+        sums = receiver.files[0].sums if kind == bundle.ETCD else _summed(receiving.file)
+        revision = snapshot.revision()
+        stack.pop_all()  # whoever gets the database closes it
+        log.close()
+    return Database(
+        name, receiving.file, sums, kind, method, facts.version, live.uid, tokens.hash12(token), revision, counts,
+        sentinel, receiving,
+    )  # fmt: skip
+
+
+@contextmanager
+def _sentinel(host: Remote) -> Iterator[collect.Sentinel]:
+    """Until the block ends, have a Secret in the cluster that was never there before."""
     sentinel = collect.Sentinel(f"{collect.SENTINEL}-{secrets.token_hex(3)}", secrets.token_hex(16))
     _ask(host, collect.PUT_SENTINEL, sentinel.manifest().encode())
     try:
-        before = live.counts()
-        receiving = snapshots.Receiving(kind, folder)
-        log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed below
-        receiver = _receive(host, kind, backup, (receiving.file, log), how, snapshot_folder)
-        method = receiver.said.get("method", "")
-        patience = _LONG if method == "sqlite-stopped" else _SHORT
-        after = live.counts(patience, say)
+        yield sentinel
     finally:
         with suppress(remote.Unreachable):
-            host.run(collect.drop_sentinel(sentinel.name), limit=60)
-    say(f"{name}: proves {_size(receiver)} of {facts.datastore}")
-    with log:
-        snapshot = receiving.opened(log if len(receiver.files) > 1 else None)
-    snapshot.check()
-    _prove_identity(snapshot, live.uid, token, sentinel)
-    counts = snapshot.counts()
-    wrong = proof.differences(before, after, counts)
-    if wrong:
-        raise Failed(f"the snapshot does not agree with the cluster: {'; '.join(wrong[:5])}")
-    # Of SQLite's the log has become a part of it.
-    sums = receiver.files[0].sums if kind == bundle.ETCD else _summed(receiving.file)
-    return Database(
-        name, receiving.file, sums, kind, method, facts.version, live.uid, tokens.hash12(token),
-        snapshot.revision(), counts, sentinel,
-    )  # fmt: skip
+            left = collect.left_sentinels(host.run(collect.LIST_SENTINELS, limit=60).output, time.time())
+            host.run(collect.drop_sentinels([sentinel.name, *left]), limit=60)
 
 
 def _receive(
