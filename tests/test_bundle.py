@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -90,6 +91,32 @@ def test_a_manifest_that_lacks_a_part_or_names_one_twice_is_none() -> None:
             bundle.read_manifest(manifest(parts=wrong).content(), ID)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"objects": []},
+        {"objects": None},
+        {"parts": [5]},
+        {"parts": 5},
+        {"recipients": "age1x"},
+        {"at": 10**400},
+        {"at": -1},
+        {"number": 1 << 63},
+        {"hosts": {"a": {}}},
+        {"seconds": float("nan")},
+        {"abandoned": True},
+    ],
+    ids=str,
+)
+def test_what_a_liar_writes_with_the_right_hash_is_damaged_and_no_bug(edit: dict[str, object]) -> None:
+    document = json.loads(manifest().content())
+    del document["sha256"]
+    with pytest.raises(Damaged):
+        bundle.read_manifest(bundle._written({**document, **edit}), ID)
+    with pytest.raises(Damaged):
+        bundle.read_index(json.dumps({**json.loads(index(manifest()).content()), "plain": [], "sealed": 5}).encode())
+
+
 @given(st.binary(max_size=300))
 def test_what_is_no_manifest_is_damaged_and_no_bug(content: bytes) -> None:
     with pytest.raises(Damaged):
@@ -105,10 +132,13 @@ def test_an_index_tells_a_manifest_that_is_not_its_own() -> None:
     bundle.agree(made, own)
     swapped = list(made.parts)
     swapped[2] = dataclasses.replace(swapped[2], sha256=hashlib.sha256(b"other").hexdigest())
-    others = (manifest(uid="other"), manifest(cluster="other"), manifest(token="other"), manifest(parts=tuple(swapped)))
-    for other in others:
+    edits: list[dict[str, object]] = [
+        {"uid": "other"}, {"cluster": "other"}, {"token": "other"}, {"parts": tuple(swapped)}, {"number": 18}, {"at": 1},
+        {"objects": {"pods": 11, "secrets": 3}}, {"slot": ""}, {"lacks": ("all",)}, {"parts": made.parts[::-1]},
+    ]  # fmt: skip
+    for edit in edits:
         with pytest.raises(Damaged):
-            bundle.agree(other, own)
+            bundle.agree(manifest(**edit), own)
     with pytest.raises(Damaged):
         bundle.agree(made, dataclasses.replace(own, plain={}))
 

@@ -37,6 +37,7 @@ from i12e import (
     database,
     fence,
     fleet,
+    leaflet,
     lease,
     remote,
     screen,
@@ -345,6 +346,15 @@ class _Taking:
         target.lease.making(self.id)
         return target
 
+    def _explain(self, place: Place) -> None:
+        """Leave in the store how its backups are opened without i12e; that is no reason for having none."""
+        try:
+            place.store.create(place.key(leaflet.NAME), leaflet.content(place.cluster))
+        except Exists:
+            pass
+        except StoreError as error:
+            self.build.note(f"{place.store.name}: {leaflet.NAME} was not written: {error.why}")
+
     def _is_filled(self, found: Sequence[backups.Backup], target: Target) -> bool:
         there = backups.in_slot(found, target.slot)
         if there is not None:
@@ -379,7 +389,7 @@ class _Taking:
             sentinel=taken.sentinel.fields(),
             plain=self.stored.plain,
             sealed={part.name: part.sha256 for part in self.stored.parts},
-            manifests=tuple(self._manifest(taken, now, target).essence for target in _living(targets)),
+            manifests=tuple(self._essence(self._manifest(taken, now, target)) for target in _living(targets)),
         )
         self._store_small(bundle.INDEX, "index", age.seal_small(index.content(), self._recipients), targets)
         for target in _living(targets):
@@ -622,6 +632,11 @@ class _Taking:
             hosts=digests,
             lacks=tuple(self.stored.lacks),
         )
+
+    @staticmethod
+    def _essence(manifest: Manifest) -> str:
+        """Given a manifest without its index, which is made of it, return what the index vouches for."""
+        return replace(manifest, parts=(*manifest.parts, Part(bundle.INDEX, 0, "", "index"))).essence
 
     def _commit(self, target: Target, manifest: Manifest) -> None:
         """Let the backup count, if the lease is still ours; what lies there afterwards decides."""

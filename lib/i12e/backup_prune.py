@@ -133,10 +133,10 @@ def _delete(place: Place, each: Backup) -> None:
     manifest = place.part(each.id, bundle.MANIFEST)
     parts = [key for key in each.keys if key != manifest]
     stone = each.state == backups.ABANDONED and bool(parts)  # which stays, for whoever is stopped before his commit
-    for key in [*([] if stone or manifest not in each.keys else [manifest]), *parts]:
+    # The marks before the parts: nobody would look for those of a backup of which nothing else is left.
+    marks = [entry.key for entry in place.store.list(place.key("marks", each.id, ""))]
+    for key in [*([] if stone or manifest not in each.keys else [manifest]), *marks, *parts]:
         place.store.delete(key)
-    for entry in place.store.list(place.key("marks", each.id, "")):
-        place.store.delete(entry.key)
 
 
 def _named(place: Place, each: Backup) -> str:

@@ -121,8 +121,8 @@ class Manifest:
 
     @property
     def essence(self) -> str:
-        """The SHA-256 of what the index can vouch for: of all but how long it took, and the index's own entry."""
-        parts = tuple(part for part in self.parts if part.name != INDEX)
+        """The SHA-256 of what the index can vouch for: of all but how long it took, and the size and hash of itself."""
+        parts = tuple(replace(part, size=0, sha256="") if part.name == INDEX else part for part in self.parts)
         return hashlib.sha256(replace(self, seconds=0.0, parts=parts).content()).hexdigest()
 
     def content(self) -> bytes:
@@ -207,6 +207,8 @@ def read_manifest(content: bytes, name: str) -> Manifest | Abandoned:
 
 
 def _check_parts(made: Manifest) -> None:
+    if not 0 <= made.seconds < _MOST:
+        raise Damaged("its manifest has a time that cannot be")
     names = [part.name for part in made.parts]
     if len(set(names)) != len(names):
         raise Damaged("its manifest names a part twice")
