@@ -72,7 +72,7 @@ copy=$(dirname "$db")/i12e-$id.db
 stopped=
 again() { [ -z "$stopped" ] || systemctl start --no-block k3s; stopped=; }
 clean_up() { again; rm -f "$copy" "$copy"-*; }
-find "$(dirname "$db")" -maxdepth 1 -name 'i12e-*' -mmin +10 -exec rm -f {} +
+find "$(dirname "$db")" -maxdepth 1 -name 'i12e-*.db*' -mmin +10 -exec rm -f {} +
 later "$clean" "i12e-backup-$id" "rm -f '$copy' '$copy'-*"
 [ -f "$db" ] || fail "there is no $db"
 method=sqlite-online
