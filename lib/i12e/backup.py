@@ -368,6 +368,8 @@ class _Taking:
             self.build.note(str(problem))
         self._key, own = age.make()
         self._recipients = (*self.cluster.backup.recipients, own)
+        for target in targets:
+            self._explain(target.place)
         now = fleet.situation(self.hosts, [], whole=False)
         taken = self._database(now)
         with closing(taken):
