@@ -453,7 +453,7 @@ class _Taking:
             with tarfile.open(fileobj=file, mode="w|") as tar, ThreadPoolExecutor(_MANY) as pool:
                 for name, sent in zip(names, pool.map(lambda name: self._host_files(name, folder), names), strict=True):
                     if isinstance(sent, str):
-                        self.stored.lacks.append(f"the files of {name}: {sent}")
+                        self._lacks(f"the files of {name}: {sent}")
                         continue
                     try:
                         with sent:
@@ -463,7 +463,7 @@ class _Taking:
             yield from _blocks(file)
         for name, found in now.view.facts.items():
             if isinstance(found, Silent):
-                self.stored.lacks.append(f"the files of {name}: {found.why}")
+                self._lacks(f"the files of {name}: {found.why}")
 
     def _host_files(self, name: str, folder: Path) -> IO[bytes] | str:
         """Return a file without a name with the tar that a host sent, or why there is none."""
@@ -486,7 +486,7 @@ class _Taking:
                 if not each.on(name):
                     continue
                 if isinstance(found, Silent):
-                    self._lacks(name, each, found.why)
+                    self._lacks(f"{each.path} of {name}: {found.why}")
                 elif not found.is_bare:
                     source = self._path_source(name, each)
                     yield Content(f"path-{name}-{number}.tar.gz.age", "path", source, None, name, each)
@@ -505,8 +505,7 @@ class _Taking:
 
         return lambda: spread.pulled(push)
 
-    def _lacks(self, name: str, each: ExtraPath, why: str) -> None:
-        said = f"{each.path} of {name}: {why}"
+    def _lacks(self, said: str) -> None:
         self.stored.lacks.append(said)
         self.stored.problems.append(Problem("", None, None, f"the backup lacks {said}"))
 
@@ -528,7 +527,7 @@ class _Taking:
         except Unread as error:
             assert content.path is not None  # noqa: S101  # only they are read so
             if error.why or content.path.hosts is not None:
-                self._lacks(content.host, content.path, error.why or "it is not there")
+                self._lacks(f"{content.path.path} of {content.host}: {error.why or 'it is not there'}")
             return
         plain, sealed = sums[0]
         if content.expected is not None and plain != content.expected:
