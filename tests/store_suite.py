@@ -237,15 +237,15 @@ class Suite:
         assert store.locked_until(place.key("a")) is None
 
     def test_odd_keys_are_kept_as_they_are(self, place: Place, store: Store) -> None:
-        names = ODD
-        for name in names:
-            store.put(place.key(name), [name.encode()])
-        assert sorted(place.keys()) == sorted(names)
-        for name in names:
+        def check(name: str) -> None:
             assert store.get(place.key(name))[0] == name.encode()
             assert whole(store, place.key(name), 1) == name.encode()[1:]
-        for name in names:
-            store.delete(place.key(name))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda name: store.put(place.key(name), [name.encode()]), ODD))
+            assert sorted(place.keys()) == sorted(ODD)
+            list(pool.map(check, ODD))
+            list(pool.map(lambda name: store.delete(place.key(name)), ODD))
         assert place.keys() == []
 
     @pytest.mark.parametrize(
