@@ -95,7 +95,7 @@ def seaweed(folder: Path) -> Iterator[Server]:
     (folder / "data").mkdir()
     options = [f"-{name}={port}" for name, port in ports.items()]
     options += [f"-dir={folder}/data", "-ip=127.0.0.1", "-s3", f"-s3.config={config}", "-master.telemetry=false"]
-    options += ["-master.volumeSizeLimitMB=512", "-volume.max=50", "-s3.port.iceberg=0"]
+    options += ["-master.volumeSizeLimitMB=512", "-volume.max=50", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [program, "server", *options], stdout=log, stderr=log, cwd=folder, start_new_session=True
@@ -105,7 +105,8 @@ def seaweed(folder: Path) -> Iterator[Server]:
         _until_it_keeps(server, process, folder / "log")
         yield server
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
