@@ -45,13 +45,13 @@ def test_the_page_has_a_place_for_each_store() -> None:
 
 def test_a_record_takes_the_place_of_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "rounds.md"
-    page.write_text("a\n<!-- folder -->\nold\n<!-- end of folder -->\nb\n<!-- s3 -->\n<!-- end of s3 -->\n")
+    page.write_text("a\n<!-- folder -->\nwhat was before\n<!-- end of folder -->\nb\n<!-- s3 -->\n<!-- end of s3 -->\n")
     monkeypatch.setattr(rounds, "PAGE", page)
     outcome = rounds.Outcome("folder", 7, rounds.PACES["folder"], slots=100, backups=101)
     outcome.wrong.append("a slot has no backup")
     rounds.record(outcome)
     text = page.read_text()
-    assert "old" not in text
+    assert "what was before" not in text
     assert "Seed 7" in text
     assert "one backup each: 100" in text
     assert "- a slot has no backup" in text
