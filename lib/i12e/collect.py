@@ -262,12 +262,12 @@ cd /
 done=
 finish() {{ if [ -z "$done" ]; then done=yes; {run_after} || return 1; fi; }}
 trap finish EXIT; trap 'exit 1' HUP INT TERM PIPE
-{run_before} || exit {BEFORE_FAILED}
+{run_before} || {{ finish 2>/dev/null; exit {BEFORE_FAILED}; }}
 more=; for flag in --xattrs --acls; do tar $flag --version >/dev/null 2>&1 && more="$more $flag"; done
 tar -cf - $more --numeric-owner --sparse --one-file-system --warning=no-file-changed -- {quoted}
 status=$?
+[ $status -le 1 ] || {{ finish 2>/dev/null; exit $status; }}
 finish || exit {AFTER_FAILED}
-[ $status -le 1 ] || exit $status
 """
 
 
