@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import subprocess
 import time
@@ -36,7 +37,7 @@ from i12e.database import Database
 from i12e.deploy import Situation
 from i12e.errors import UserError
 from i12e.folders import Folder
-from i12e.settings import ExtraPath, Retention
+from i12e.settings import ExtraPath, Retention, Store
 from i12e.stores import Memory, StoreError
 
 CLUSTER = "example"
@@ -744,6 +745,24 @@ def test_prune_removes_nothing_that_the_store_keeps_and_nothing_where_it_cannot_
     assert len(good(place)) == 4
     assert backup_prune._prune(world.build, world.cluster, place, False, True) == []
     assert good(place) == [made[3], made[2], made[0]]
+
+
+def test_the_default_store_is_a_folder_of_the_users_that_needs_nothing(world: World) -> None:
+    assert world.cluster.backup.stores == ()
+    backup_id = bundles.make(world)
+    root = Path(os.environ["HOME"], ".local/share/i12e/backups")
+    assert good(Place(Folder("local", root), CLUSTER)) == [backup_id]
+    assert root.stat().st_mode & 0o777 == root.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_folder_of_a_named_store_is_not_made_where_its_disk_is_missing(
+    folder: tuple[World, Place], tmp_path: Path
+) -> None:
+    world, _ = folder
+    gone = Store(name="nas", folder=str(tmp_path / "mnt/nas"))
+    with pytest.raises(UserError, match="there is no folder"):
+        bundles.make(changed(world, stores=(gone,)))
+    assert not (tmp_path / "mnt").exists()
 
 
 def test_a_store_that_is_named_and_is_not_there_is_told(folder: tuple[World, Place]) -> None:

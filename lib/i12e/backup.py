@@ -140,6 +140,10 @@ def open_places(
     if only and only not in [store.name for store in found]:
         names = ", ".join(store.name for store in found)
         raise UserError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
+    if probe and not cluster.backup.stores:  # the user's own folder, on no disk that could be missing
+        for each in found:
+            with suppress(OSError):  # the store says it better
+                Path(each.folder or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     opening = credentials.of_stores(found, build.group("backup"), f"{build.paths.secrets}/backup.yaml")
     places, problems = [], []
     for settings in found:
