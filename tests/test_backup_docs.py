@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+import bundles
 from conftest import ROOT
-from i12e import settings
+from i12e import backup_list, backups, settings
+from i12e.backups import Mark, Place
 from i12e.s3 import S3
-from i12e.stores import Patience, Refused
+from i12e.stores import Memory, Patience, Refused
+from test_json import same_shape
 
 PAGE = (ROOT / "docs/backups.md").read_text()
 POLICIES = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -111,3 +116,16 @@ def test_the_second_policy_suffices_for_backups_and_deletes_none() -> None:
         assert store.get("home/backups/a/small")[0] == b"s"
 
     bounded(POLICIES[1], act)
+
+
+def test_what_a_store_has_is_told_in_json_as_documented(tmp_path: Path) -> None:
+    page = (ROOT / "docs/json.md").read_text()
+    found = re.search(r"^## Backups.*?^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert found
+    world = bundles.world(tmp_path / "checkout", count=20)
+    place = Place(Memory(), world.cluster.name)
+    made = bundles.make(world, place)
+    place.mark(made, backups.VERIFIED, Mark(1.0, "me", True))
+    told = [json.loads(json.dumps(backup_list.as_json(backup_list._shelf(place, world.cluster))))]
+    assert told[0]["backups"][0]["backup"] == made
+    same_shape(json.loads(found[1]), told)
