@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Iterator
 from unittest import mock
 
@@ -75,6 +76,16 @@ def test_a_good_backup_is_found_good(ground: Ground) -> None:
     assert newest.verified.ok
     assert newest.is_good
     ground.apply({f"{corruptions.CLUSTER}/marks/{newest.id}/{backups.VERIFIED}.json": None})
+
+
+def test_an_entry_as_large_as_all_disks_of_the_world_ends_the_reading(grounds: list[Ground]) -> None:
+    entry = tarfile.TarInfo("server-1/etc/huge")
+    entry.size = 1 << 60
+    lie = corruptions.liar(grounds[0])
+    lie.put(bundle.HOSTS, entry.tobuf(tarfile.GNU_FORMAT) + bytes(20_000))
+    tally = Tally()
+    corruptions.round_of(grounds[0], "a huge entry", lie.written(vouched=True), tally)
+    assert (tally.key, tally.wrong) == (1, [])
 
 
 @pytest.mark.parametrize("lie", corruptions.LIES)

@@ -20,6 +20,7 @@ from i12e.secrets import Secret
 
 _TOKEN = "var/lib/rancher/k3s/server/token"  # noqa: S105  # where it is
 _LONGEST = 1 << 20  # bytes of a token's file
+_ENDS = 100  # times that the end of a stream may be met
 _SMALL = 8 << 20  # bytes of what is held in memory
 
 Progress = Callable[[int, int | None], None]
@@ -189,11 +190,15 @@ class Reading:
 
 
 class Stream(io.RawIOBase):
-    """Blocks as a file that is read once."""
+    """Blocks as a file that is read once; Damaged is raised where somebody goes on and on behind its end.
+
+    tarfile does, for years, behind an entry that says that it is as large as all the disks of the world.
+    """
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._block = memoryview(b"")
+        self._left = _ENDS
 
     def readable(self) -> bool:
         """Return that it is."""
@@ -204,6 +209,9 @@ class Stream(io.RawIOBase):
         while not self._block:
             block = next(self._blocks, None)
             if block is None:
+                self._left -= 1
+                if self._left < 0:
+                    raise Damaged("it ends in the middle of a file")
                 return 0
             self._block = memoryview(block)
         taken = self._block[: len(buffer)]
