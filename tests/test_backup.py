@@ -38,7 +38,7 @@ from i12e.deploy import Situation
 from i12e.errors import UserError
 from i12e.folders import Folder
 from i12e.settings import ExtraPath, Retention, Store
-from i12e.stores import Memory, StoreError
+from i12e.stores import Full, Memory, StoreError
 
 CLUSTER = "example"
 DAY = 86400.0
@@ -225,7 +225,7 @@ def test_a_bad_backup_fills_no_slot(world: World) -> None:
 
 def test_whatever_breaks_a_backup_off_the_alarm_rings(world: World) -> None:
     place = memory()
-    for error in (RuntimeError("a bug"), KeyboardInterrupt(), OSError(28, "No space left on device")):
+    for error in (RuntimeError("a bug"), KeyboardInterrupt(), SystemExit(143)):
         with (
             mock.patch.object(Taking, "_database", side_effect=error),
             mock.patch.object(alarms.Alarms, "failed", return_value=[]) as failed,
@@ -235,6 +235,38 @@ def test_whatever_breaks_a_backup_off_the_alarm_rings(world: World) -> None:
         assert failed.call_count == 1
         assert "broken off" in failed.call_args.args[1]
     assert good(place) == []
+
+
+def test_a_full_disk_of_this_machine_is_told_and_nothing_is_committed(world: World) -> None:
+    place = memory()
+    first = bundles.make(world, place)
+    full = OSError(28, "No space left on device")
+    with mock.patch.object(Taking, "_database", side_effect=full), pytest.raises(UserError, match="No space left"):
+        bundles.make(world, place)
+    with mock.patch.object(Taking, "_cluster_files", side_effect=full), pytest.raises(UserError, match="No space left"):
+        bundles.make(world, place)
+    assert states(place) == {first: backups.GOOD}
+    with mock.patch.object(verify, "check_database", side_effect=full):
+        (problem,) = backup_verify._check(world.build, place, backups.survey(place)[0], [world.key])
+    assert "cannot be checked here: No space left on device" in str(problem)
+    assert good(place) == [first]
+    assert backups.survey(place)[0].verified is None
+
+
+def test_a_store_without_room_is_told_and_the_newest_good_one_stays(world: World) -> None:
+    place = memory()
+    first = bundles.make(world, place)
+    for operation in ("put", "create"):
+
+        def before(asked: str, key: str, operation: str = operation) -> None:
+            if asked == operation and "/backups/" in key:
+                raise Full("memory", "has no space left")
+
+        inside(place).before = before
+        with pytest.raises(UserError, match="has no space left"):
+            bundles.make(world, place)
+        inside(place).before = lambda operation, key: None
+        assert good(place) == [first]
 
 
 def test_an_error_of_a_user_rings_once_and_a_good_backup_tells_the_watchdogs(world: World) -> None:

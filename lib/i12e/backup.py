@@ -284,6 +284,9 @@ class _Taking:
                 self.stored.problems += error.problems
             except (Failed, StoreError, remote.Unreachable) as error:
                 self.stored.problems.append(error.problem())
+            except OSError as error:  # of this machine: its disk is full, or a file of the repository cannot be read
+                where = str(error.filename or self.build.paths.build)
+                self.stored.problems.append(Problem(where, None, None, error.strerror or str(error)))
             finally:
                 self._clear_up(targets)
         good = [target.name for target in targets if target.committed]

@@ -84,6 +84,9 @@ def _check(build: Build, place: Place, each: Backup, keys: Sequence[Secret]) -> 
         return [Problem("", None, None, f"{what}: {error.why}", remedy)]
     except StoreError as error:
         return [error.problem()]
+    except OSError as error:  # of this machine, as a full disk: that says nothing of the backup
+        said = f"{what}: cannot be checked here: {error.strerror or error}"
+        return [Problem("", None, None, said, f"{build.paths.build} has to have room for its database")]
     took = time.monotonic() - began
     problems: list[Problem] = []
     if keys or why:  # without a key, that the files are the same proves less than a mark says
