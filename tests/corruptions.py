@@ -781,8 +781,7 @@ _HEAD = """\
 What becomes of a store whose newest backup was spoilt, tried with a folder that has three backups of a cluster, of
 SQLite and of etcd, and one of another cluster. Written by
 `.venv/bin/python tests/corruptions.py --rounds {rounds} --seed {seed} --record`; the tests try a sample of it.
-**{total} corruptions, {missed} of them unnoticed; {lied} backups made into stores that lie, {committed} of them
-committed.**
+**{total} corruptions, {missed} of them unnoticed; {lied} backups made into stores that lie, {committed} committed.**
 
 In each round the newest backup is spoilt in one way. Demanded: `backup_verify` with the key says so (exit status 1)
 and writes it down; the next older backup is the newest good one then, for `backup_list`, `status`, restore and the
@@ -794,7 +793,8 @@ A liar has all but the private key: he can write to the store, seals to the publ
 "Of the maker's": he also knows what was sealed, as the machine does that makes backups, and has index and manifest
 agree. What nobody can notice, as no one signs a backup: a whole backup that such a machine makes of a whole database
 of the same cluster, with its sentinel; and the time that a manifest says it took (`seconds`), if the hash is made to
-fit. The wrong key is told, and nothing is written down: that says nothing of the backup.
+fit. Nor that the newest backup was removed whole: only its age tells then, in `backup_list`, `status` and the alarms.
+The wrong key is told, and nothing is written down: that says nothing of the backup.
 
 | what was done | rounds | by the listing | without the key | with the key | unnoticed |
 |---|---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -86,6 +87,17 @@ def test_an_entry_as_large_as_all_disks_of_the_world_ends_the_reading(grounds: l
     tally = Tally()
     corruptions.round_of(grounds[0], "a huge entry", lie.written(vouched=True), tally)
     assert (tally.key, tally.wrong) == (1, [])
+
+
+def test_the_record_is_of_all_kinds_of_a_whole_sweep_and_nothing_in_it_was_wrong() -> None:
+    page = corruptions.RECORD.read_text()
+    rows = {cells[1]: cells[2:-1] for line in page.splitlines() if len(cells := re.split(r" ?\| ?", line)) > 4}
+    assert {*corruptions.KINDS, "wrong key", *corruptions.LIES} <= rows.keys()
+    sweep = [rows[name] for name in (*corruptions.KINDS, "wrong key")]
+    assert sum(int(row[0]) for row in sweep) >= 10_000
+    assert {row[-1] for row in sweep} == {"0"}
+    assert {rows[lie][-1] for lie in corruptions.LIES} == {"0"}
+    assert "## Wrong" not in page
 
 
 @pytest.mark.parametrize("lie", corruptions.LIES)
