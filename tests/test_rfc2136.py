@@ -51,6 +51,7 @@ def primary(servers: list[Knot]) -> Knot:
     return servers[0]
 
 
+pytestmark = pytest.mark.slow  # real name servers have to start
 _ALL = "acl: [update, weak, transfer]"  # of a test server's zone
 
 

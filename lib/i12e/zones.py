@@ -164,7 +164,7 @@ class Records:
     """The TTLs of the sets of addresses that are there, in seconds."""
     fence: Fence | None = None
     """Who holds the name; of several (which only a provider without conditions lets happen), the one that all agree
-    on: of the highest epoch, and of those the first by name."""
+    on: of the highest epoch, and of those the one that was there first, or the first by name."""
     rivals: tuple[Fence, ...] = ()
     """The others."""
     foreign: tuple[str, ...] = ()
@@ -173,10 +173,14 @@ class Records:
     """What else stands at the name, and keeps addresses from standing there: "an alias (CNAME) to x"."""
 
     @classmethod
-    def of(cls, addresses: Iterable[str], ttls: Iterable[int], texts: Iterable[str], other: str = "") -> Records:
-        """Given addresses, TTLs and what the TXT records of the fence say, return them."""
+    def of(
+        cls, addresses: Iterable[str], ttls: Iterable[int], texts: Iterable[str], other: str = "", by_age: bool = False
+    ) -> Records:
+        """Given addresses, TTLs and what the TXT records of the fence say (`by_age`: in that order), return them."""
         read = [(text, fence_of(text)) for text in texts]
-        fences = sorted((fence for _, fence in read if fence), key=lambda each: (-each.epoch, each.cluster))
+        fences = sorted(
+            (fence for _, fence in read if fence), key=lambda each: (-each.epoch, "" if by_age else each.cluster)
+        )
         foreign = tuple(sorted(text for text, fence in read if not fence))
         first, rest = (fences[0], tuple(fences[1:])) if fences else (None, ())
         return cls(Addresses.of(addresses), frozenset(ttls), first, rest, foreign, other)
