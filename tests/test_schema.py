@@ -638,6 +638,7 @@ SEEDS = {
     "remote": ["my remote+1@x.y:", "b2:a, b:c"],
     "backed_up": ["/var/lib/rancher/k3s/storage", "/var/lib/rancher/k3s/server/db2", "/proc2", "/a b"],
     "script": ["a\nb\n"],
+    "hosted_zone": ["Z1", "ZABCDEF0123456789"],
     "k3s_version": ["v1.36.0-rc1+k3s1"],
 }
 SIGNS = st.sampled_from("0123456789abcdefxyzABFXZ.-_:/@+=*?,# \n\\%[]{}é")

@@ -8,7 +8,7 @@
     render, helm_values   remove what belongs to hosts and releases that are no more
 
 A product's task depends on the digest of its set and on what else it looked at: a host's on its own file and the
-cluster's but for the releases and the backups, a release's on its own entry and on those as well.
+cluster's but for the releases, the backups and DNS, a release's on its own entry and on those as well.
 Nothing is written before everything is rendered, so a problem anywhere leaves all products as they were;
 then each product is a task that is done, and stays done if the run is killed.
 """
@@ -404,7 +404,7 @@ class Build:
         text = self.files.read(self.paths.cluster_file).decode()
         by_k3s = sorted(name for name, release in releases.items() if release.manifest or release.packaged)
         self.files.write(self.paths.servers, _json(self._servers()))
-        for section in ("helm", "backup"):  # no input of any host
+        for section in ("helm", "backup", "dns"):  # no input of any host
             text = yamlfile.without(text, section)
         self.files.write(self.paths.cluster, text.encode())
         self.files.write(self.paths.manifests, _json(by_k3s))

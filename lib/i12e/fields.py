@@ -73,6 +73,8 @@ _REGION = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62})\Z")
 _PREFIX = re.compile(r"(?:[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)?\Z")
 # rclone: docs, "Valid remote names"
 _REMOTE = re.compile(r"[A-Za-z0-9_.+@](?:[A-Za-z0-9_.+@ -]*[A-Za-z0-9_.+@-])?:[^\x00-\x1f\x7f]*\Z")
+_HOSTED_ZONE = re.compile(r"Z[A-Z0-9]{1,31}\Z")
+_CLOUD_ZONE = re.compile(r"[0-9a-f]{32}\Z")
 _KEY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}\Z")
 _SSH_TYPES = (
     *("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"),
@@ -765,6 +767,26 @@ def backed_up(text: str) -> str:
     if f"{text}/".startswith(f"{DATABASE}/") or DATABASE.startswith(f"{text}/"):
         rule = f"holds k3s's live database ({DATABASE}), a copy of which proves nothing"
         raise Wrong(rule, "every backup has it in another way; name what you need beside it")
+    return text
+
+
+def hosted_zone(text: str) -> str:
+    """Return the id of a hosted zone of Route53's."""
+    if text.startswith("/hostedzone/"):
+        raise Wrong("is a path", f"write {text.removeprefix('/hostedzone/')}")
+    if not _HOSTED_ZONE.match(text):
+        remedy = "the zone's name goes to dns.zone" if "." in text else "like Z0123456789ABCDEFGHIJ"
+        raise Wrong("is not the id of a hosted zone", remedy)
+    return text
+
+
+def cloud_zone(text: str) -> str:
+    """Return the id of a zone of Cloudflare's."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{37,}", text):
+        raise Wrong("may be a token, which is a secret", "secrets/ENV/dns.yaml is for it", show=False)
+    if not _CLOUD_ZONE.match(text):
+        remedy = "the zone's name goes to dns.zone" if "." in text else "32 signs of 0-9 and a-f"
+        raise Wrong("is not the id of a zone of Cloudflare's", remedy)
     return text
 
 

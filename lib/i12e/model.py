@@ -35,7 +35,7 @@ _STAND_INS: dict[Loc, Any] = {
     ("role",): "agent",
     ("addresses",): ["198.51.100.254"],
 }
-_OF_CLUSTER = ("helm", "backup")
+_OF_CLUSTER = ("helm", "backup", "dns")
 """Sections that only the cluster's file has."""
 _MISSING = object()
 _REQUIRED = (("name",), ("k3s",), ("k3s", "version"), ("api",), ("api", "name"), ("ssh_keys",))
@@ -213,7 +213,8 @@ def _check_cluster(document: yamlfile.Document) -> _ClusterFile:
     if document.problems and not document.data:
         faults = []  # the file could not be read: what is missing in it is no news
     file = _ClusterFile(document, faults, cluster=cluster, raw=raw, wrong=wrong)
-    found = (*rules.of_settings(cluster), *rules.of_releases(cluster), *rules.of_backup(cluster))
+    of_cluster = (*rules.of_releases(cluster), *rules.of_backup(cluster), *rules.of_dns(cluster))
+    found = (*rules.of_settings(cluster), *of_cluster)
     file.faults += [fault for fault in found if not _hit(fault, wrong)]
     file.told = frozenset((fault.loc, fault.rule) for fault in file.faults)
     return file

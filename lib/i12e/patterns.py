@@ -17,9 +17,11 @@ from i12e.fields import (
     _BUCKET,
     _CHART,
     _CLOCK,
+    _CLOUD_ZONE,
     _CRON,
     _CRON_WORDS,
     _EVERY,
+    _HOSTED_ZONE,
     _INTERFACE,
     _K3S,
     _KEY_NAME,
@@ -271,6 +273,10 @@ FORMS: dict[str, Form] = {
         _pattern(
             rf"^(?!/(?:dev|proc|sys|run)(?:/|$))(?!{_words([DATABASE])}(?:/|$))(?!{_words(_ABOVE_DATABASE)}$){_PATH}$"
         ),
+    ),
+    "hosted_zone": Form("the id of a hosted zone", "Z0123456789ABCDEFGHIJ", _pattern(_whole(_HOSTED_ZONE))),
+    "cloud_zone": Form(
+        "the id of a zone of Cloudflare's", "0123456789abcdef0123456789abcdef", _pattern(_whole(_CLOUD_ZONE))
     ),
     "key_name": Form("the name of a key in a file of secrets", "ops", _pattern(_whole(_KEY_NAME))),
     "argument": Form("a program or an argument", "/usr/local/bin/notify", _pattern(r"^[^\u0000-\u001f\u007f]+$")),

@@ -17,7 +17,7 @@ from typing import Any
 
 from i12e.errors import did_you_mean
 from i12e.fields import DEMO_KEY_COMMENT, EXAMPLE_RECIPIENT, FINAL, PACKAGED, Fault, Loc, is_address, version_of
-from i12e.settings import ALARMS, STORES, Alarm, Backup, Cluster, Host, Release, Store, shown
+from i12e.settings import ALARMS, PROVIDERS, STORES, Alarm, Backup, Cluster, Host, Release, Store, shown
 from i12e.yamlfile import Octal
 
 _Net = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -484,6 +484,34 @@ def of_backup(cluster: Cluster) -> Iterator[Fault]:
     if backup.model_fields_set - {"recipients"} and not backup.recipients:
         rule = "names no one who could open the backups: none can be taken"
         yield Fault((*BACKUP, "recipients"), rule, "./doit backup_keys makes a key", warning=True)
+
+
+DNS: Loc = ("dns",)
+_FENCED = 253 - len("_i12e.")
+_CLOUDFLARE = 60  # seconds of TTL, but in its Enterprise plan
+
+
+def of_dns(cluster: Cluster) -> Iterator[Fault]:
+    """Yield what is wrong with what the cluster's file says of DNS."""
+    dns, name = cluster.dns, cluster.api.name
+    if dns is None:
+        return
+    for provider in PROVIDERS:
+        there = getattr(dns, provider) is not None
+        if provider == dns.provider and not there:
+            yield Fault((*DNS, provider), "is missing, which the provider needs", f"write {provider}: {{...}}")
+        elif there and provider != dns.provider:
+            rule = f"is not used: the provider is {dns.provider}"
+            yield Fault((*DNS, provider), rule, "", key=True, warning=True, needs=((*DNS, "provider"),))
+    if not f".{name}".endswith(f".{dns.zone}"):
+        rule = f"does not have api.name in it, {name}"
+        yield Fault((*DNS, "zone"), rule, "name the zone that has it", shown(dns.zone), needs=(("api", "name"),))
+    elif len(name) > _FENCED:
+        rule = "is too long: the name of its fence has _i12e. before it"
+        yield Fault(("api", "name"), rule, f"{_FENCED} characters at the most", needs=(DNS,))
+    if dns.provider == "cloudflare" and dns.ttl is not None and dns.ttl < _CLOUDFLARE:
+        rule = "is less than 60, which Cloudflare takes for zones of its Enterprise plan only"
+        yield Fault((*DNS, "ttl"), rule, "", shown(dns.ttl), warning=True, needs=((*DNS, "provider"),))
 
 
 def _one_kind(loc: Loc, part: Store | Alarm, kinds: Sequence[str]) -> Iterator[Fault]:

@@ -16,7 +16,20 @@ from typing import Any, TypeGuard
 
 from i12e.patterns import FORMS
 from i12e.rules import _NAME, REFUSED, RENDERED, SERVER_FLAGS
-from i12e.settings import ALARMS, FORM, HOST_KEYS, SHARED, SINGLE, STORES, UNIT, Cluster, Host, Retention, Settings
+from i12e.settings import (
+    ALARMS,
+    FORM,
+    HOST_KEYS,
+    PROVIDERS,
+    SHARED,
+    SINGLE,
+    STORES,
+    UNIT,
+    Cluster,
+    Host,
+    Retention,
+    Settings,
+)
 
 Node = dict[str, Any]
 Path = tuple[str, ...]
@@ -262,6 +275,7 @@ def _rules(kind: str) -> Iterator[tuple[Path, Node]]:
         yield ("backup", "keep"), {"not": {"required": list(KEEPS), "properties": {key: {"const": 0} for key in KEEPS}}}
         yield ("backup", "stores", ITEM), _kinds(STORES)
         yield ("backup", "alarms", ITEM), _kinds(ALARMS)
+        yield ("dns",), {"allOf": [_needs("provider", provider) for provider in PROVIDERS]}  # of_dns
     else:
         yield (), {"allOf": [_of_servers()]}  # _config
         yield ("addresses",), {"uniqueItems": True}  # _twice
@@ -359,6 +373,11 @@ def _if(key: str, value: str | bool, then: Node, required: list[str] | None = No
     """Return that where a key has a value, other keys are so; the key must be there unless `required` is given."""
     wanted = [key] if required is None else required
     return {"if": {"properties": {key: {"const": value}}, "required": wanted}, "then": {"properties": then}}
+
+
+def _needs(key: str, value: str) -> Node:
+    """Return that where a key has a value, there is a key of that name beside it."""
+    return {"if": {"properties": {key: {"const": value}}, "required": [key]}, "then": _there(value)}
 
 
 def _add(node: Node, part: Node) -> None:

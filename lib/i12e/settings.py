@@ -452,6 +452,63 @@ class Backup(Settings):
         return fields.seconds(self.fresh)
 
 
+class Route53(Settings):
+    """A hosted zone of Amazon's Route53. Its keys are secrets/ENV/dns.yaml: route53: {access_key, secret_key}, perhaps
+    session_token; without them, AWS's own settings hold."""
+
+    zone_id: Annotated[str, _text(fields.hosted_zone)]
+    """The hosted zone's id."""
+
+
+class Rfc2136(Settings):
+    """A name server that takes dynamic updates (RFC 2136), signed by TSIG. The key's secret is secrets/ENV/dns.yaml:
+    rfc2136: {secret}."""
+
+    server: Annotated[str, _text(fields.machine), _said("192.0.2.53")]
+    """The zone's primary server: its address or name."""
+    port: Annotated[StrictInt, Field(ge=1, le=65535), _said(5353, unit="a TCP and UDP port")] = 53
+    """Its port. Default: 53."""
+    key_name: Annotated[DnsName, _said("i12e-key")]
+    """The name of the key, as the server knows it."""
+    algorithm: Literal["hmac-sha256", "hmac-sha224", "hmac-sha384", "hmac-sha512"] = "hmac-sha256"
+    """The key's algorithm. Default: hmac-sha256."""
+
+
+class Cloudflare(Settings):
+    """A zone of Cloudflare's. Its token is secrets/ENV/dns.yaml: cloudflare: {token}."""
+
+    zone_id: Annotated[str, _text(fields.cloud_zone)]
+    """The zone's id, as the dashboard shows it."""
+
+
+class Dns(Settings):
+    """The API's name, kept equal to the healthy servers: no load balancer is needed."""
+
+    provider: Annotated[Literal["route53", "rfc2136", "cloudflare", "none"], _said("rfc2136")]
+    """Who has the zone. none: i12e tells what is to be entered by hand."""
+    zone: Annotated[DnsName, _said("example.com")]
+    """The zone that api.name is in."""
+    ttl: Annotated[StrictInt, Field(ge=5, le=3600), _said(60, unit="seconds")] | None = None
+    """For how long resolvers keep the addresses: so long a server that died is still asked for.
+    Default: 30; with cloudflare 60, the least it takes (30 of zones of its Enterprise plan)."""
+    route53: Route53 | None = None
+    """The zone at Route53. Default: none, for another provider."""
+    rfc2136: Rfc2136 | None = None
+    """The zone at a name server of your own. Default: none, for another provider."""
+    cloudflare: Cloudflare | None = None
+    """The zone at Cloudflare. Default: none, for another provider."""
+
+    @property
+    def ttl_seconds(self) -> int:
+        """The TTL that holds."""
+        return self.ttl or (60 if self.provider == "cloudflare" else 30)
+
+
+PROVIDERS = ("route53", "rfc2136", "cloudflare")
+"""The providers of DNS that have settings of their own."""
+_DNS = {"provider": "rfc2136", "zone": "example.com", "rfc2136": {"server": "192.0.2.53", "key_name": "i12e-key"}}
+
+
 class Cluster(Shared):
     """A cluster's file, `cluster.yaml`."""
 
@@ -461,6 +518,8 @@ class Cluster(Shared):
     """The Helm releases by their names. Default: none."""
     backup: Backup = Backup()
     """Backups."""
+    dns: Annotated[Dns, _said(_DNS)] | None = None
+    """How the API's name is kept. Default: none, it is yours to keep."""
 
 
 class Host(Shared):
@@ -510,6 +569,8 @@ _EXAMPLES: dict[Loc, str] = {
     ("api", "vip", "version"): "version: v1.0.1",
     ("api", "vip", "interface"): "interface: eth0",
     ("ssh_keys",): "ssh_keys: [ssh-ed25519 AAAA... name]",
+    ("dns", "provider"): "provider: route53, rfc2136, cloudflare or none",
+    ("dns", "zone"): "zone: example.com",
     ("role",): "role: server or role: agent",
     ("addresses",): "addresses: [192.0.2.11]",
 }
@@ -521,6 +582,7 @@ _MOVED: dict[Loc, str] = {
     ("address",): "write addresses: [...]",
     ("helm",): "cluster.yaml has the releases",
     ("backup",): "cluster.yaml says it for all hosts",
+    ("dns",): "cluster.yaml says it for all hosts",
 }
 # secrets that a person might write where the backups are described
 _IN_BACKUP, _IN_ALARMS = (f"it is a secret: secrets/ENV/{name}.yaml" for name in ("backup", "alarms"))
@@ -529,6 +591,10 @@ _SECRET = {
     **dict.fromkeys(("url", "headers"), _IN_ALARMS),
     **dict.fromkeys(("token", "user_key"), "it is a secret: secrets/ENV/pushover.yaml"),
 }
+_IN_DNS = dict.fromkeys(
+    ("access_key", "secret_key", "session_token", "token", "api_token", "secret", "key"),
+    "it is a secret: secrets/ENV/dns.yaml",
+)
 # values that once were right: k3s#7297
 _GONE: dict[Loc, str] = {
     ("backend", "ipsec"): "k3s v1.27 removed it, wireguard-native encrypts too",
@@ -629,6 +695,8 @@ def unknown_key(model: type[BaseModel], loc: Loc) -> Fault:
         remedy = "a host's file says it, not the cluster's"
     if model is Cluster and loc[0] == "backup":
         remedy = _SECRET.get(name, "")
+    if model is Cluster and loc[0] == "dns":
+        remedy = _IN_DNS.get(name, "")
     remedy = remedy or did_you_mean(name, known) or _elsewhere(model, name)
     remedy = remedy or (f"known: {', '.join(sorted(known))}" if known else "")
     return Fault(loc, "is not a known key", remedy, key=True)
