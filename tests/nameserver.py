@@ -1,4 +1,4 @@
-"""A real name server for tests, Debian's knot: a zone that takes signed updates, and perhaps a secondary of it."""
+"""Real name servers for tests, Debian's knot and BIND: a zone that takes signed updates, perhaps with a secondary."""
 
 from __future__ import annotations
 
@@ -169,26 +169,36 @@ class Knot:
 
     def serial(self) -> int | None:
         """Return the zone's serial, None while it does not answer."""
-        query = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"
-        query += b"".join(bytes([len(part)]) + part.encode() for part in self.zone.split(".")) + b"\x00\x00\x06\x00\x01"
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-            channel.settimeout(0.5)
-            try:
-                channel.sendto(query, (self.address, self.port))
-                answer = channel.recv(4096)
-            except OSError:
-                return None
-        if answer[3] & 15 or not answer[7]:
-            return None
-        return int.from_bytes(answer[-20:-16], "big")
+        return serial(self.zone, self.address, self.port)
 
     def _until(self, there: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _READY
-        while not there():
-            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
-                said = (self.folder / "log").read_text(errors="replace")[-2000:]
-                pytest.fail(f"knot {what}: {said}")
-            time.sleep(0.02)
+        assert self.process
+        until(self.process, self.folder / "log", there, f"knot {what}")
+
+
+def serial(zone: str, address: str, port: int) -> int | None:
+    """Given a zone and where its server is, return the zone's serial, None while that does not answer."""
+    query = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+    query += b"".join(bytes([len(part)]) + part.encode() for part in zone.split(".")) + b"\x00\x00\x06\x00\x01"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+        channel.settimeout(0.5)
+        try:
+            channel.sendto(query, (address, port))
+            answer = channel.recv(4096)
+        except OSError:
+            return None
+    if answer[3] & 15 or not answer[7]:
+        return None
+    return int.from_bytes(answer[-20:-16], "big")
+
+
+def until(process: subprocess.Popen[bytes], log: Path, there: Callable[[], bool], what: str) -> None:
+    """Given a program that runs, its log and a condition, wait for that, or fail the test with `what`."""
+    deadline = time.monotonic() + _READY
+    while not there():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"{what}: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -222,3 +232,45 @@ def knot(folder: Path, secondary: bool = False) -> Iterator[list[Knot]]:
     finally:
         for each in all_:
             each.stop()
+
+
+_NAMED = """\
+options {{
+    directory "{folder}";
+    pid-file none;
+    session-keyfile none;
+    listen-on port {port} {{ 127.0.0.1; }};
+    listen-on-v6 {{ none; }};
+    recursion no;
+    allow-transfer {{ none; }};
+    dnssec-validation no;
+}};
+controls {{ }};
+key "{key}" {{ algorithm {algorithm}; secret "{secret}"; }};
+{zone}
+"""
+
+
+@contextlib.contextmanager
+def bind(folder: Path, zone: str) -> Iterator[int]:
+    """Given an empty folder and a zone of named.conf, without its type and file, run BIND; yield its port."""
+    program = shutil.which("named") or "/usr/sbin/named"
+    need(os.access(program, os.X_OK), "named (Debian: apt-get install bind9)")
+    port = free_port()
+    (folder / "zone").write_text(_ZONE_FILE.format(zone=ZONE, more=""))
+    text = zone.replace("{\n", '{\n    type primary;\n    file "zone";\n', 1)
+    keys = {"key": KEY, "algorithm": ALGORITHM, "secret": SECRET}
+    (folder / "named.conf").write_text(_NAMED.format(folder=folder, port=port, zone=text, **keys))
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [program, "-f", "-c", str(folder / "named.conf"), "-n", "1", "-L", str(folder / "log")],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+    try:
+        until(process, folder / "log", lambda: serial(ZONE, "127.0.0.1", port) is not None, "BIND does not get ready")
+        yield port
+    finally:
+        process.kill()
+        process.wait()

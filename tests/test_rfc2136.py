@@ -17,6 +17,7 @@ from i12e.rfc2136 import Rfc2136
 from i12e.zones import (
     Addresses,
     Fence,
+    Fenced,
     NotThere,
     Pace,
     Records,
@@ -25,7 +26,7 @@ from i12e.zones import (
     fence_name,
     wait_until_visible,
 )
-from nameserver import ALGORITHM, KEY, SECRET, WEAK, ZONE, Knot, knot
+from nameserver import ALGORITHM, KEY, SECRET, WEAK, ZONE, Knot, bind, knot
 from zone_suite import BOTH, FOUR, OURS, TTL, Place, Suite, patient, raised
 
 
@@ -286,10 +287,39 @@ def test_what_permissions_prints_is_enough_and_no_more(tmp_path: Path) -> None:
         acl = textwrap.dedent(printed.partition("  zone:")[0].replace("  acl:\n", ""))
         server.stop()
         server.start(change=lambda config: config.replace("acl:\n", f"acl:\n{acl}", 1).replace(_ALL, "acl: [i12e]"))
-        zone = zone_on(server)
-        zone.ensure(name, BOTH, TTL, OURS, None)
-        zone.ensure(name, FOUR, TTL, OURS, OURS)
-        assert zone.read(name).shows(FOUR, TTL, OURS)
-        for other in (f"www.{ZONE}", f"x.k8s.{ZONE}", ZONE):
-            assert isinstance(raised(lambda other=other: zone.ensure(other, FOUR, TTL, OURS, None)), Refused)  # type: ignore[misc]
+        writes_this_name_and_no_other(zone_on(server), name)
         assert fence_name(name) in printed
+
+
+def test_what_permissions_prints_for_bind_is_enough_and_no_more(tmp_path: Path) -> None:
+    """BIND's part of it, as its zone: another server, which does all of it too."""
+    name = f"k8s.{ZONE}"
+    settings = Settings()
+    printed = Rfc2136(ZONE, settings, {"secret": SECRET}).permissions(name).partition("named.conf:\n")[2]
+    with bind(tmp_path, textwrap.dedent(printed)) as port:
+        zone = Rfc2136(ZONE, Settings(port=port), {"secret": SECRET})
+        writes_this_name_and_no_other(zone, name)
+        with pytest.raises(Fenced):
+            zone.ensure(name, BOTH, TTL, Fence("other", 3), OURS)
+        zone.before_write = lambda: zone_on_port(port).ensure(name, BOTH, TTL, Fence(OURS.cluster, 4), OURS)
+        with pytest.raises(Fenced):
+            zone.ensure(name, FOUR, TTL, OURS, OURS)
+        assert zone.read(name).shows(BOTH, TTL, Fence(OURS.cluster, 4))
+        for wrong in ({"key_name": "unknown"}, {"algorithm": "hmac-sha512"}):
+            settings = Settings(port=port, **wrong)
+            assert isinstance(raised(lambda: Rfc2136(ZONE, settings, {"secret": SECRET}).read(name)), Refused)  # noqa: B023
+        assert isinstance(raised(lambda: Rfc2136(ZONE, Settings(port=port), {"secret": WEAK}).read(name)), Refused)
+
+
+def zone_on_port(port: int) -> Rfc2136:
+    """Given a port of this machine, return the zone of the server there."""
+    return Rfc2136(ZONE, Settings(port=port), {"secret": SECRET})
+
+
+def writes_this_name_and_no_other(zone: Rfc2136, name: str) -> None:
+    """Given a zone whose key may write one name, try that and others."""
+    zone.ensure(name, BOTH, TTL, OURS, None)
+    zone.ensure(name, FOUR, TTL, OURS, OURS)
+    assert zone.read(name).shows(FOUR, TTL, OURS)
+    for other in (f"www.{ZONE}", f"x.{name}", ZONE):
+        assert isinstance(raised(lambda: zone.ensure(other, FOUR, TTL, OURS, None)), Refused)  # noqa: B023
