@@ -448,21 +448,21 @@ def test_backups_are_locked_and_nothing_else(simulated: Server) -> None:
     simulated.bucket(bucket, ObjectLockEnabledForBucket=True)
     store = opened(simulated.url, bucket, lock_days=30)
     store.probe()
-    store.put("backups/1/part", [b"x"])
-    store.put("backups/1/big", blocks(17))
-    store.create("backups/1/manifest", b"x")
-    store.create("lease", b"x")
-    for key in ("backups/1/part", "backups/1/big", "backups/1/manifest"):
+    store.put("home/backups/1/part", [b"x"])
+    store.put("home/backups/1/big", blocks(17))
+    store.create("home/backups/1/manifest", b"x")
+    store.create("home/lease", b"x")
+    for key in ("home/backups/1/part", "home/backups/1/big", "home/backups/1/manifest"):
         until = store.locked_until(key)
         assert until is not None
         assert abs(until - time.time() - 30 * 86400) < 120
         with pytest.raises(Locked, match=r"is kept until 20..-..-.. ..:.. UTC"):
             store.delete(key)
         assert whole(store, key)[:1]
-    assert store.locked_until("lease") is None
-    store.delete("lease")
+    assert store.locked_until("home/lease") is None
+    store.delete("home/lease")
     with pytest.raises(Missing):
-        store.get("lease")
+        store.get("home/lease")
 
 
 def test_a_lock_that_the_bucket_does_not_have_is_told_by_the_probe(bucket: str, simulated: Server) -> None:

@@ -49,7 +49,7 @@ from i12e.bundle import Index, Manifest, Part, Sums
 from i12e.damaged import Damaged
 from i12e.database import Database
 from i12e.deploy import Situation
-from i12e.errors import Problem, UserError
+from i12e.errors import Problem, UsageError, UserError
 from i12e.facts import HostFacts, Silent
 from i12e.files import private_folder
 from i12e.lock import duration, seconds
@@ -139,7 +139,7 @@ def open_places(
     found = backup_keys.stores(build.paths, cluster, os.environ)
     if only and only not in [store.name for store in found]:
         names = ", ".join(store.name for store in found)
-        raise UserError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
+        raise UsageError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
     if probe and not cluster.backup.stores:  # the user's own folder, on no disk that could be missing
         for each in found:
             with suppress(OSError):  # the store says it better
@@ -191,6 +191,8 @@ def take(
     began = time.monotonic()
     try:
         made = _Taking(build, cluster, hosts, bell, scheduled, only, wait).run()
+    except UsageError:  # a typing error at the keyboard is nobody else's alarm
+        raise
     except UserError as error:
         _ring(build, bell, cluster, error.problems, time.monotonic() - began)
         raise
@@ -456,15 +458,20 @@ class _Taking:
         """Yield a tar with a folder for each host: its tokens, configs, manifests, the password of its node."""
         names = [name for name, found in now.view.facts.items() if isinstance(found, HostFacts) and not found.is_bare]
         folder = self.build.paths.root / self.build.paths.build
-        with tempfile.TemporaryFile(dir=folder) as file:
-            with tarfile.open(fileobj=file, mode="w|") as tar, ThreadPoolExecutor(_MANY) as pool:
-                for name, sent in zip(names, pool.map(lambda name: self._host_files(name, folder), names), strict=True):
-                    if isinstance(sent, str):
-                        self._lacks(f"the files of {name}: {sent}")
+        with ExitStack() as stack:
+            with ThreadPoolExecutor(_MANY) as pool:
+                sent = dict(zip(names, pool.map(lambda name: self._host_files(name, folder), names), strict=True))
+            for each in sent.values():
+                if not isinstance(each, str):
+                    stack.enter_context(each)
+            file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            with tarfile.open(fileobj=file, mode="w|") as tar:
+                for name, each in sent.items():
+                    if isinstance(each, str):
+                        self._lacks(f"the files of {name}: {each}")
                         continue
                     try:
-                        with sent:
-                            _copied(sent, tar, name)
+                        _copied(each, tar, name)
                     except tarfile.TarError as error:
                         raise Failed(f"the files of {name} did not come as a tar: {error}") from None
             yield from _blocks(file)

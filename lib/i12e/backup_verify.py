@@ -13,7 +13,7 @@ from i12e.backup import open_places
 from i12e.backups import Backup, Mark, Place
 from i12e.build import Build
 from i12e.damaged import Damaged
-from i12e.errors import Problem, UserError
+from i12e.errors import Problem, UsageError, UserError
 from i12e.files import private_folder
 from i12e.secrets import Secret
 from i12e.stores import Missing, StoreError
@@ -29,8 +29,17 @@ def run(build: Build, backup: str, store: str, all: bool, sealed: bool) -> None:
     folder = build.paths.root / build.paths.build
     private_folder(folder)
     try:
+        found = []
         for place in places:
-            problems += _check_place(build, place, backup, all, keys)
+            try:
+                found.append((place, backups.survey(place)))
+            except StoreError as error:
+                problems.append(error.problem())
+        if backup and found and not any(_chosen(each, backup, False) for _, each in found):
+            said = f"--backup {backup}: there is no such backup"
+            raise UsageError(Problem("", None, None, said, "./doit backup_list shows what there is"))
+        for place, each in found:
+            problems += _check_place(build, place, _chosen(each, backup, all), backup, keys)
     finally:
         for place in places:
             place.store.close()
@@ -42,13 +51,10 @@ def run(build: Build, backup: str, store: str, all: bool, sealed: bool) -> None:
         raise UserError(problems)
 
 
-def _check_place(build: Build, place: Place, backup: str, every: bool, keys: Sequence[Secret]) -> list[Problem]:
+def _check_place(
+    build: Build, place: Place, chosen: Sequence[Backup], backup: str, keys: Sequence[Secret]
+) -> list[Problem]:
     name = place.store.name
-    try:
-        found = backups.survey(place)
-    except StoreError as error:
-        return [error.problem()]
-    chosen = _chosen(found, backup, every)
     if not chosen:
         said = f"{name}: there is no backup {backup}" if backup else f"{name}: there is no good backup"
         return [Problem("", None, None, said, "./doit backup_list shows what there is")]
@@ -56,6 +62,15 @@ def _check_place(build: Build, place: Place, backup: str, every: bool, keys: Seq
     for each in chosen:
         problems += _check(build, place, each, keys)
     return problems
+
+
+def _known(build: Build) -> list[Secret]:
+    """Return the server token of the repo's secrets, where they open here."""
+    try:
+        token = build.group("cluster").get("server_token")
+    except UserError:
+        return []
+    return [token] if isinstance(token, Secret) else []
 
 
 def _chosen(found: Sequence[Backup], backup: str, every: bool) -> list[Backup]:
@@ -74,7 +89,7 @@ def _check(build: Build, place: Place, each: Backup, keys: Sequence[Secret]) -> 
     why = ""
     try:
         if keys:
-            verify.check(place, each.id, keys, build.paths.root / build.paths.build, meter)
+            verify.check(place, each.id, keys, build.paths.root / build.paths.build, meter, _known(build))
         else:
             verify.check_sealed(place, each.id, meter)
     except (Missing, Damaged) as error:  # what is missing is not there for a restore either

@@ -16,6 +16,7 @@ import contextlib
 import datetime as dt
 import email.utils
 import hashlib
+import re
 import tempfile
 import threading
 import time
@@ -53,7 +54,8 @@ MB = 1 << 20
 PARTS = ((6_000, 16 * MB), (8_000, 256 * MB), (10_000, 2560 * MB))
 _IN_MEMORY = 16 * MB  # bytes of a part above which it waits in an unnamed temporary file; what is put is sealed
 _SENDERS = 2  # parts that are sent at the same time, while one more is filled
-_LOCKED = "backups/"  # what begins so is locked, where the store has lock_days: leases and probes never
+# What is locked where the store has lock_days: a cluster's backups; leases, marks and probes never.
+_LOCKED = re.compile(r"[^/]+/backups/")
 _MODE = "GOVERNANCE"  # whoever has that very right can still delete: a mistake in lock_days costs no years
 _CONNECT, _ANSWER = 10, 60  # seconds
 
@@ -438,7 +440,7 @@ class S3:
 
     def _lock(self, key: str) -> dict[str, Any]:
         """Given a key, return how long it is to be kept, for a request that writes it."""
-        if not self._lock_days or not key.startswith(_LOCKED):
+        if not self._lock_days or not _LOCKED.match(key):
             return {}
         until = dt.datetime.fromtimestamp(time.time() + self._ahead, dt.UTC)
         until += dt.timedelta(days=self._lock_days)

@@ -62,9 +62,17 @@ def check_sealed(place: Place, backup: str, progress: Progress = lambda done, si
 
 
 def check(
-    place: Place, backup: str, keys: Sequence[Secret], folder: Path, progress: Progress = lambda done, size: None
+    place: Place,
+    backup: str,
+    keys: Sequence[Secret],
+    folder: Path,
+    progress: Progress = lambda done, size: None,
+    known: Sequence[Secret] = (),
 ) -> Checked:
     """Given a backup's id, the keys that open it and a folder for files without names, read and check all of it.
+
+    `known`: server tokens of the cluster, as its operator has them: a manifest names a token by 12 digits, which
+    somebody else's token can be made to have too.
 
     Raise Damaged, OtherKey if none of the keys is one of its own, or StoreError if the store does not give it.
     """
@@ -78,23 +86,31 @@ def check(
             raise
         raise OtherKey(manifest) from None
     bundle.agree(manifest, index)
-    own = Secret(reading.small(bundle.KEY).decode(errors="replace").strip())
-    if not age.recipient_of(own):
+    key = Secret(reading.small(bundle.KEY).decode(errors="replace").strip())
+    if not age.recipient_of(key):
         raise Damaged(f"{bundle.KEY} holds no key")
-    Reading(place, manifest, [own]).index()  # what it is for: it opens the parts too
-    found: dict[str, Secret] = {}
+    Reading(place, manifest, [key]).index()  # what it is for: it opens the parts too
+    token = _token(reading, index, known)
+    check_database(reading, index, token, folder)
+    return Checked(manifest, index, token)
+
+
+def _token(reading: Reading, index: Index, known: Sequence[Secret]) -> Secret:
+    """Read all tars, and return the server token that is among the hosts' files; raise Damaged."""
+    manifest = reading.manifest
+    found: list[Secret] = []
     for part in manifest.parts:
         if part.name in (bundle.INDEX, bundle.KEY, bundle.DATABASE):
             continue
-        for name, content in reading.files(part.name, index, part.name == bundle.HOSTS):
+        for _, content in reading.files(part.name, index, part.name == bundle.HOSTS):
             token = Secret(content.decode(errors="replace").strip())
-            if _hash(token) == manifest.token:
-                found[name] = token
+            found += [token] if _hash(token) == manifest.token else []
     if not found:
         raise Damaged(f"the token {manifest.token}, without which its database opens to nobody, is not in it")
-    token = next(iter(found.values()))
-    check_database(reading, index, token, folder)
-    return Checked(manifest, index, token)
+    for own in known:
+        if _hash(own) == manifest.token and tokens.password(own) != tokens.password(found[0]):
+            raise Damaged("its token is not the cluster's own, only named like it: somebody else made this backup")
+    return found[0]
 
 
 def check_database(reading: Reading, index: Index, token: Secret, folder: Path) -> None:
