@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from i12e import nameservers
+from i12e.byhand import Hand
 from i12e.rfc2136 import Rfc2136
 from i12e.zones import (
     Addresses,
+    ByHand,
     Fence,
     Fenced,
     NotThere,
@@ -24,6 +26,7 @@ from i12e.zones import (
     Refused,
     ZoneError,
     fence_name,
+    lines,
     wait_until_visible,
 )
 from nameserver import ALGORITHM, KEY, SECRET, WEAK, ZONE, Knot, bind, knot
@@ -323,3 +326,51 @@ def writes_this_name_and_no_other(zone: Rfc2136, name: str) -> None:
     assert zone.read(name).shows(FOUR, TTL, OURS)
     for other in (f"www.{ZONE}", f"x.{name}", ZONE):
         assert isinstance(raised(lambda: zone.ensure(other, FOUR, TTL, OURS, None)), Refused)  # noqa: B023
+
+
+@pytest.fixture
+def resolver(servers: list[Knot], monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's resolver is the zone's primary, which knows no other zone; names are looked up as it has them."""
+    import dns.resolver
+
+    mine = dns.resolver.Resolver(configure=False)
+    mine.nameservers, mine.port = [servers[0].address], servers[0].port
+    monkeypatch.setattr(dns.resolver, "default_resolver", mine)
+    places = {f"ns1.{ZONE}": ["127.0.0.1"], f"ns2.{ZONE}": ["127.0.0.2"]}
+    monkeypatch.setattr(nameservers, "_resolved", lambda zone, name: places.get(name.rstrip("."), []))
+
+
+@pytest.mark.usefixtures("resolver")
+def test_by_hand_the_servers_of_the_delegation_are_read(servers: list[Knot]) -> None:
+    place = place_on(servers[0])
+    hand = Hand(ZONE, lambda: nameservers.authorities("none", ZONE, port=servers[0].port))
+    with pytest.raises(ByHand) as caught:
+        hand.ensure(place.api, FOUR, TTL, OURS, None)
+    assert caught.value.lines == lines(place.api, FOUR, TTL, OURS)
+    place.zone.ensure(place.api, FOUR, TTL, OURS, None)
+    assert wait_until_visible(hand, place.api, FOUR, TTL, OURS, pace=Pace(20.0, first=0.02, longest=0.1)) == []
+    hand.ensure(place.api, FOUR, TTL, OURS, OURS)
+    assert {*hand.authoritative(place.api)} == {f"ns1.{ZONE}", f"ns2.{ZONE}"}
+
+
+@pytest.mark.usefixtures("resolver")
+def test_by_hand_a_zone_that_nobody_finds_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = raised(lambda: Hand(f"no.{ZONE}").read(f"k8s.no.{ZONE}"))
+    assert isinstance(error, NotThere)
+    assert f"there is no zone no.{ZONE}" in error.why
+    monkeypatch.setattr(nameservers, "SECONDS", 0.2)
+    assert raised(lambda: Hand("example.net").read("k8s.example.net")).passing, "the resolver refuses to say"
+
+
+def test_a_server_whose_name_has_no_address_is_told_and_others_are_read(
+    servers: list[Knot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nameservers, "_addresses_at", lambda zone, server, name: [])
+    monkeypatch.setattr(nameservers, "_resolved", lambda zone, name: [])
+    place = place_on(servers[0])
+    place.zone.ensure(place.api, FOUR, TTL, OURS, None)
+    shown = place.zone.authoritative(place.api)
+    assert shown["127.0.0.1"] == Records(FOUR, frozenset({TTL}), OURS)
+    error = shown[f"ns2.{ZONE}"]
+    assert isinstance(error, ZoneError)
+    assert "has no address" in error.why

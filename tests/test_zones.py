@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import textwrap
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import ROOT
 from i12e import openzone, zones
 from i12e.byhand import Hand
 from i12e.cloudflare import Cloudflare
@@ -265,6 +268,13 @@ def test_servers_that_cannot_be_found_now_are_waited_for_and_others_are_an_error
     assert isinstance(raised(lambda: wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace())), Refused)
 
 
+def test_where_no_server_is_known_nothing_is_visible() -> None:
+    memory, clock = Memory(servers=()), _Clock()
+    memory.ensure(NAME, FOUR, TTL, OURS, None)
+    left = wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace())
+    assert (left, clock.slept) == (["no server of the zone is known"], [])
+
+
 def test_an_error_is_told_with_its_remedy_and_as_a_problem() -> None:
     error = Fenced("route53", NAME, OTHER, OURS)
     assert str(error).startswith(f"route53: {NAME} is held by cluster {OTHER.cluster}, epoch 3; this is cluster ")
@@ -314,6 +324,23 @@ def test_without_credentials_a_provider_tells_where_they_belong(provider: str) -
     error = raised(lambda: openzone.open_zone(_Settings(provider), {}, print))
     assert isinstance(error, Refused)
     assert f"secrets/ENV/dns.yaml has to hold {provider}: {{" in error.remedy
+
+
+def test_the_docs_have_the_permissions_that_are_printed() -> None:
+    page = (ROOT / "docs/providers.md").read_text()
+    settings = _Settings("route53")
+    settings.zone_id, settings.key_name = "ZONE_ID", "i12e-key"
+    policy = Route53("example.com", settings, {}).permissions(NAME).partition("\n")[2]
+    assert json.loads(page.partition("```json\n")[2].partition("```")[0]) == json.loads(policy)
+    printed = Rfc2136("example.com", settings, {"secret": "cGxhbnRlZA=="}).permissions(NAME)
+    for part in (
+        printed.partition("knot.conf:\n")[2].partition("\nnamed.conf:")[0],
+        printed.partition("named.conf:\n")[2],
+    ):
+        assert textwrap.dedent(part) in page
+    for word in ("Zone - DNS - Edit", "Zone - Zone - Read"):
+        assert word in page
+        assert word in Cloudflare("example.com", settings, {"token": "planted"}).permissions(NAME)
 
 
 def hand(monkeypatch: pytest.MonkeyPatch, said: dict[str, Records | ZoneError]) -> Hand:

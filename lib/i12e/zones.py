@@ -320,7 +320,8 @@ def _behind(zone: Zone, name: str, wanted: Records) -> list[tuple[str, bool]]:
         if not error.passing:
             raise
         return [(f"which servers have the zone is not known: {error.why}", True)]
-    found: list[tuple[str, bool]] = []
+    # where nobody was asked, nothing is known to be anywhere
+    found: list[tuple[str, bool]] = [] if shown else [("no server of the zone is known", False)]
     for server, said in sorted(shown.items()):
         if isinstance(said, ZoneError):
             found.append((f"{server} does not tell: {said.why}", said.passing))
