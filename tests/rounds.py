@@ -47,7 +47,6 @@ from i12e.stores import Keys, Store
 PAGE = Path(__file__).resolve().parent.parent / "docs/rounds.md"
 _CALM = 0.45  # of a slot: after that, one machine is left alone
 _HIT = 0.3  # of a slot: before that, faults begin
-_TICK = 0.25  # seconds between two runs of a machine
 _LOOK = 0.6  # of a slot: then all is looked at
 _PRUNE = 20  # slots after which all is verified and pruned
 _MORE = "  every: 5m\n  keep: {last: 5, hourly: 0, daily: 0, weekly: 0, monthly: 0}\n"
@@ -61,20 +60,20 @@ _STEPS = {
     "reads back": "the read-back",
     "last steps": "the manifest, giving the lease back",
 }
-_AT_WORK = frozenset(_STEPS.values())
 _FORK = multiprocessing.get_context("fork")  # so that a machine that was killed is back at once
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds: of a slot; of a lease, between two renewals and as a whole."""
+    """Seconds: of a slot; of a lease, between two renewals and as a whole; between two runs of a machine."""
 
     slot: int
     every: float
     length: float
+    tick: float
 
 
-PACES = {"folder": Pace(12, 0.4, 2.0), "s3": Pace(12, 0.5, 2.5)}
+PACES = {"folder": Pace(8, 0.4, 2.0, 0.25), "s3": Pace(12, 0.6, 3.0, 1.0)}
 
 
 class Short(Backup):
@@ -182,7 +181,7 @@ def _machine(machine: Machine, world: bundles.World, opener: Callable[[], Store]
         say(said)
         world.build.told.clear()
         world.build.notes.clear()
-        time.sleep(_TICK)
+        time.sleep(pace.tick)
 
 
 def _be(name: str, offset: Synchronized[float]) -> None:
@@ -278,7 +277,9 @@ class Rounds:
         self._since = 0  # when the first slot began in which a backup is demanded
         self._proven: set[str] = set()
         self._long = 0.1 * self._pace.slot  # how long a backup takes
-        self._lag = _TICK + (1.0 if outcome.store == "s3" else 0.0)  # an S3 server's clock has whole seconds
+        self._lag = outcome.pace.tick + (
+            1.0 if outcome.store == "s3" else 0.0
+        )  # an S3 server's clock has whole seconds
 
     def run(self, rounds: int) -> None:
         """Given how many slots get faults, run."""
@@ -352,8 +353,9 @@ class Rounds:
     # --- faults
 
     def _is_late(self) -> bool:
-        """Tell whether a backup of the last slot is still being made: nobody is hindered then."""
-        return any(machine.up and machine.step() in _AT_WORK for machine in self._machines)
+        """Tell whether the slot before has no backup yet: whoever is at work on it is then left alone."""
+        before = backup.slot_of(self._now() - self._pace.slot, self._pace.slot)
+        return before not in self._slots and backups.in_slot(backups.survey(self._place), before) is None
 
     def _plan(self) -> None:
         """Choose what happens in the slot that has just begun."""
@@ -457,19 +459,19 @@ class Rounds:
                     self._proven.add(each.id)
 
     def _prune(self, end: int) -> None:
-        """Demand that all is there until then, and that a prune, long after, leaves what the rules keep, no more."""
+        """Demand that all is there until then, and that prunes, long after, leave what the rules keep, no more."""
         later = Place(_Later(self._place.store), self._place.cluster)  # type: ignore[abstract]
         with fence.taken(self._place, "a look at all of it", wait=60.0):
             pass  # whoever was at work is buried
         self._verify()
         self.check()
         self._out.slots += self._missing(end)
-        self._out.backups += len(self._slots)
-        self._slots = dict([max(self._slots.items(), key=lambda each: each[1])] if self._slots else [])
+        self._out.backups = len(self._slots)
         before = backups.survey(self._place)
         for each in before:
             self._out.leftovers[each.state] += each.state != backups.GOOD
-        backup_prune._prune(self._world.build, self._world.cluster, later, dry_run=False, yes=True)
+        for _ in range(2):  # the parts of what was shut out, then its tombstones
+            backup_prune._prune(self._world.build, self._world.cluster, later, dry_run=False, yes=True)
         after = backups.survey(self._place)
         keep = [each.id for each in before if each.is_good][: self._world.cluster.backup.keep.last]
         if [each.id for each in after] != keep:
@@ -554,7 +556,7 @@ def told(outcome: Outcome) -> str:
             # the others are of slots in which the machines were switched on or off
             f"- backups committed: {outcome.backups}, verified: {outcome.verified}",
             f"- faults: {_counts(outcome.faults)}",
-            # as a backup of the slot before was still being made; as the program that makes the faults was late
+            # as the slot before had no backup yet; as the program that makes the faults was late
             f"- slots that were left without faults: {outcome.quiet}, not counted: {len(outcome.excused)}",
             f"- where kills and stops hit: {_counts(outcome.hit)}",
             f"- the machines' runs: {_counts(outcome.said)}",

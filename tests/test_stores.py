@@ -126,7 +126,6 @@ class TestFolder(Suite, Processes):
             fcntl.flock(handle, fcntl.LOCK_EX)
             for action in (
                 lambda: store.swap(place.key("a"), b"two", version),
-                lambda: store.create(place.key("b"), b"two"),
                 lambda: store.delete(place.key("a")),
             ):
                 with pytest.raises(StoreError, match=f"pid {os.getpid()} on .* holds") as told:
@@ -134,11 +133,13 @@ class TestFolder(Suite, Processes):
                 assert told.value.passing
             assert store.get(place.key("a")) == (b"one", version)
             assert place.keys() == ["a"]
+            store.create(place.key("b"), b"two")  # which a link decides, so that it needs no lock
         finally:
             os.close(handle)
         store.swap(place.key("a"), b"two", version)
 
     def test_a_lock_that_is_given_back_is_waited_for(self, place: Place) -> None:
+        version = place.store.create(place.key("a"), b"x")
         handle = os.open(Path(place.store.place, ".i12e-lock"), os.O_RDWR)
         fcntl.flock(handle, fcntl.LOCK_EX)
         tried = threading.Event()
@@ -148,13 +149,14 @@ class TestFolder(Suite, Processes):
                 tried.set()
                 return super()._alone()
 
-        made = threading.Thread(target=lambda: Waits("local", place.store.place).create(place.key("a"), b"x"))
-        made.start()
-        tried.wait()
-        assert made.is_alive()
+        waits = Waits("local", place.store.place)
+        swapped = threading.Thread(target=lambda: waits.swap(place.key("a"), b"y", version))
+        swapped.start()
+        assert tried.wait(20)
+        assert swapped.is_alive()
         os.close(handle)
-        made.join(timeout=20)
-        assert place.keys() == ["a"]
+        swapped.join(timeout=20)
+        assert place.store.get(place.key("a"))[0] == b"y"
 
     def test_sweep_leaves_what_is_being_written_and_what_is_young(self, place: Place) -> None:
         swept: list[list[str]] = []
@@ -466,3 +468,30 @@ def test_the_model_opens_a_folder_with_patience(tmp_path: Path) -> None:
     store.probe()
     assert (store.name, store.place, store.shares) == ("local", str(tmp_path / "s"), True)
     assert folders._LOCK in os.listdir(tmp_path / "s")
+
+
+@pytest.mark.parametrize("operation", ["create", "swap", "put"])
+def test_nobody_waits_for_one_who_is_stopped_while_his_bytes_go_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    mine, other = (Folder("f", tmp_path / "store", wait=0.0) for _ in range(2))
+    mine.probe()
+    version = mine.create("lease", b"one")
+    there = mine.create("other", b"two")
+    real, said = os.fsync, list[str]()
+
+    def stopped(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", real)
+        said.append(other.swap("other", b"three", there))
+        other.create("another", b"four")
+        other.delete("another")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    actions: dict[str, Callable[[], object]] = {
+        "create": lambda: mine.create("new", b"x"),
+        "swap": lambda: mine.swap("lease", b"x", version),
+        "put": lambda: mine.put("new", [b"x"]),
+    }
+    actions[operation]()
+    assert said

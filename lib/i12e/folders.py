@@ -99,7 +99,7 @@ class Folder:
         small(self.name, key, content)
         with self._told(key):
             self._make_root()
-        with self._written(path, [content], key) as (part, _), self._told(key), self._alone():
+        with self._written(path, [content], key) as (part, _):
             self._link(part, path, key)
         return _version(content)
 
@@ -107,17 +107,22 @@ class Folder:
         """See Store."""
         path = self._path(key)
         small(self.name, key, content)
-        with self._told(key), self._alone():
-            try:
-                _, found = self.get(key)
-            except Missing:
-                found = ""
-            if found != version:
-                raise Changed(self.name, f"{key} is not what it was")
-            with self._written(path, [content], key) as (part, _):
+        self._compare(key, version)
+        # Whoever is stopped while he has the lock holds all others up: so it is held for as short as can be.
+        with self._told(key), self._written(path, [content], key) as (part, _):
+            with self._alone():
+                self._compare(key, version)
                 os.rename(part, path)
-                _to_disk(path.parent)
+            _to_disk(path.parent)
         return _version(content)
+
+    def _compare(self, key: str, version: str) -> None:
+        try:
+            _, found = self.get(key)
+        except Missing:
+            found = ""
+        if found != version:
+            raise Changed(self.name, f"{key} is not what it was")
 
     def delete(self, key: str) -> None:
         """See Store."""
@@ -290,9 +295,10 @@ class Folder:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                 raise
-            if os.path.lexists(path):  # no links here: best effort, and probe() says that it cannot be shared
-                raise Exists(self.name, f"{key} is there already") from None
-            os.rename(part, path)
+            with self._alone():
+                if os.path.lexists(path):  # no links here: best effort, and probe() says that it cannot be shared
+                    raise Exists(self.name, f"{key} is there already") from None
+                os.rename(part, path)
         _to_disk(path.parent)
 
     def _has_links(self) -> bool:
