@@ -351,7 +351,21 @@ def test_who_took_over_while_it_was_made_shuts_it_out(world: World) -> None:
     with pytest.raises(UserError, match="somebody else took over"):
         bundles.make(world, place)
     assert good(place) == [first]
-    assert [key for key in inside(place).contents() if "/backups/" in key and first not in key][1:] == []
+    (stone,) = [key for key in inside(place).contents() if "/backups/" in key and first not in key]
+    assert stone.endswith(bundle.MANIFEST)  # it stays: nobody can commit in its place
+
+
+def test_the_lease_names_a_backup_before_anything_of_it_is_written(world: World) -> None:
+    place = memory()
+    named: list[str] = []
+
+    def before(operation: str, key: str) -> None:
+        if operation == "put" and "/backups/" in key:
+            named.append(json.loads(inside(place).contents()[place.lease])["backup"])
+
+    inside(place).before = before
+    assert set(named) <= {bundles.make(world, place)}
+    assert len(named) == 5
 
 
 def test_of_a_manifest_whose_answer_was_lost_the_next_run_knows(world: World) -> None:
@@ -554,6 +568,24 @@ def test_a_prune_that_is_killed_at_any_operation_loses_nothing_that_is_kept(
     assert points > 30
     for point in range(1, points + 1):
         assert _prune_killed(made, *old_ones, point, expected)
+
+
+def test_of_a_pruned_backup_the_manifest_goes_first_and_its_parts_last(
+    made: World, old_ones: tuple[Memory, float]
+) -> None:
+    store, now = old_ones
+    place = Place(copy_of(store, clock=lambda: now), CLUSTER)
+    oldest = good(place)[-1]
+    deleted: list[str] = []
+
+    def before(operation: str, key: str) -> None:
+        if operation == "delete" and oldest in key:
+            deleted.append(key.removeprefix(f"{CLUSTER}/").partition("/")[0] + "/" + key.rpartition("/")[2])
+
+    inside(place).before = before
+    backup_prune._prune(made.build, changed(made, keep=KEEP).cluster, place, False, True)
+    assert deleted[:2] == [f"backups/{bundle.MANIFEST}", f"marks/{backups.VERIFIED}.json"]
+    assert len(deleted) == 7
 
 
 # --- clocks
