@@ -135,7 +135,8 @@ def left_in(scene: Scene) -> set[str]:
     """Return what lies in the folder beside good backups, the lease and what tells people of both."""
     place = Place(Folder("disk", scene.place / "disk"), "lab")
     known = {key for each in backups.survey(place) if each.is_good for key in each.keys}
-    return {entry.key for entry in place.store.list("")} - known - {place.lease, "lab/README.txt"}
+    there = {entry.key for entry in place.store.list("") if not entry.key.startswith("lab/marks/")}
+    return there - known - {place.lease, "lab/README.txt"}
 
 
 def kubectl(lab: Lab, arguments: str, stdin: str = "", host: str = "server-1") -> str:
