@@ -598,7 +598,7 @@ def test_a_stream_whose_connection_breaks_is_lost(sshd: Sshd, host: Remote, tmp_
                     os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)
         pieces.append(piece)
 
-    script = f"echo working >&2; echo $PPID > {tmp_path}/pid; while :; do head -c 100000 /dev/zero; done"
+    script = f"echo working >&2; echo $PPID > {tmp_path}/pid; while head -c 100000 /dev/zero; do :; done"
     with pytest.raises(Lost) as caught:
         host.stream(script, take)
     assert caught.value.why.endswith("its last word was: working")
