@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import io
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def seal(source: Iterable[bytes], recipients: Iterable[str], take: Callable[[byt
     keys = [x25519.Recipient.from_str(each) for each in recipients]
     reader, writer = _Reader(source), _Writer(take)
     try:
-        encrypt_io(reader, writer, keys)
+        encrypt_io(io.BufferedReader(reader, _BLOCK), writer, keys)
     finally:
         _raise_first(reader, writer)
     writer.end()
@@ -71,14 +72,15 @@ def open_sealed(source: Iterable[bytes], identities: Iterable[Secret], take: Cal
 
     keys = [x25519.Identity.from_str(each.reveal()) for each in identities]
     reader, writer = _Reader(source), _Writer(take)
+    buffered = io.BufferedReader(reader, _BLOCK)
     try:
-        decrypt_io(reader, writer, keys)
+        decrypt_io(buffered, writer, keys)
     except Exception as error:  # noqa: BLE001  # DecryptError, OSError, ValueError: by what is wrong, and by the library's version
         _raise_first(reader, writer)
         raise NotOpened(str(error) or type(error).__name__) from None
     finally:
         _raise_first(reader, writer)
-    if next(reader.blocks, None):
+    if buffered.read(1):
         raise NotOpened("there is more than what was sealed")
     writer.end()
 
@@ -104,28 +106,32 @@ def _raise_first(*parts: _Reader | _Writer) -> None:
             raise part.error
 
 
-class _Reader:
-    """Blocks, as the library reads them: a file, a few KB at a time."""
+class _Reader(io.RawIOBase):
+    """Blocks as a file. The library reads 8 KB at a time, so a buffer that is not Python's own code lies between."""
 
     def __init__(self, source: Iterable[bytes]) -> None:
-        self.blocks: Iterator[bytes] = iter(source)
         self.error: BaseException | None = None
+        self._blocks = iter(source)
         self._block = memoryview(b"")
 
-    def read(self, size: int = -1) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader gives
         if self.error is not None:
             raise self.error
         try:
             while not self._block:
-                self._block = memoryview(next(self.blocks))
+                self._block = memoryview(next(self._blocks))
         except StopIteration:
-            return b""
+            return 0
         except BaseException as error:
             self.error = error
             raise
-        size = len(self._block) if size < 0 else size
-        taken, self._block = self._block[:size], self._block[size:]
-        return bytes(taken)
+        size = min(len(buffer), len(self._block))
+        buffer[:size] = self._block[:size]
+        self._block = self._block[size:]
+        return size
 
 
 class _Writer:
@@ -134,11 +140,13 @@ class _Writer:
     def __init__(self, take: Callable[[bytes], object]) -> None:
         self.error: BaseException | None = None
         self._take = take
-        self._gathered = bytearray()
+        self._gathered: list[bytes] = []
+        self._size = 0
 
     def write(self, data: bytes) -> int:
-        self._gathered += data
-        if len(self._gathered) >= _BLOCK:
+        self._gathered.append(data)
+        self._size += len(data)
+        if self._size >= _BLOCK:
             self._hand_on()
         return len(data)
 
@@ -152,8 +160,8 @@ class _Writer:
     def _hand_on(self) -> None:
         if self.error is not None:
             raise self.error
-        block = bytes(self._gathered)
-        self._gathered.clear()
+        block = b"".join(self._gathered)
+        self._gathered, self._size = [], 0
         try:
             self._take(block)
         except BaseException as error:
