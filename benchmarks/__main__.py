@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import butane, fleet, peers, table
+from benchmarks import backup, butane, fleet, peers, table
 from benchmarks.measure import Failed
 
 LARGER = 10
@@ -32,7 +32,7 @@ def main() -> int:
     print(text)
     if options.record:
         table.record(PAGE, text)
-    return 0
+    return backup.run(options.large, min(options.rounds, 3), options.record)
 
 
 def measured(folder: Path, hosts: int, rounds: int, alone: bool) -> table.Result:
@@ -59,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="without ansible-core and helm")
+    parser.add_argument("--large", type=int, default=1000, help="MB of the large files that are sealed and stored")
     parser.add_argument("--record", action="store_true", help=f"write the tables into {PAGE.name}, too")
     options = parser.parse_args()
     if options.hosts < _FEWEST or options.rounds < 1:

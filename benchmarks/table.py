@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import fleet
+from benchmarks import backup, fleet
 from benchmarks.butane import Measured
 from benchmarks.fleet import Pair
 from benchmarks.measure import Spent
 from benchmarks.peers import Others, PerHost
 
 START, END = "<!-- benchmark -->", "<!-- end -->"
+BACKUP = "<!-- backup -->", "<!-- end of backup -->"
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,29 @@ def of_butane(measured: Measured) -> str:
     return _table(head, [*rows, process])
 
 
-def record(page: Path, text: str) -> None:
-    """Given a page with the two markers and a text, put the text between them."""
-    before, _, rest = page.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}")
+def of_backup(measured: backup.Measured) -> str:
+    """Given what storing took, return its aims, the table, and what was not measured."""
+    head = ["seal and store, seconds", "i12e", "age, rclone", "ratio", "by processor time", "MB"]
+    rows = ([f"{row.what}, {row.store}", *_pair(Pair(row.ours, row.theirs))] for row in measured.rows)
+    tables = [of_aims(aims_of_backup(measured)), _table(head, rows)] if measured.rows else []
+    return "\n\n".join([*tables, *measured.lacks])
+
+
+def aims_of_backup(measured: backup.Measured) -> list[Aim]:
+    """Given what storing took, return the aims of issue 6."""
+    ratios = {f"{row.what}, {row.store}": _ratio(row.ours, row.theirs) for row in measured.rows}
+    memory = max(row.ours.memory for row in measured.rows)
+    return [
+        *(Aim(f"{what}: over age and rclone", backup.SLOWEST, *both) for what, both in ratios.items()),
+        Aim("seal and store, peak memory", backup.MOST, memory, None, "MB"),
+    ]
+
+
+def record(page: Path, text: str, start: str = START, end: str = END) -> None:
+    """Given a page with two markers and a text, put the text between them."""
+    before, _, rest = page.read_text().partition(start)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}")
 
 
 def _ratio(ours: Spent, other: Spent) -> tuple[float, float]:

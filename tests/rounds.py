@@ -34,6 +34,8 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
+import botocore.auth  # here, and not in each machine that is switched on
+
 import bundles
 import weed
 from i12e import backup, backup_prune, backups, fence, lease, screen, verify
@@ -42,7 +44,7 @@ from i12e.damaged import Damaged
 from i12e.errors import UserError
 from i12e.openstore import open_store
 from i12e.settings import Backup
-from i12e.stores import Keys, Store
+from i12e.stores import Keys, Store, StoreError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/rounds.md"
 _CALM = 0.45  # of a slot: after that, one machine is left alone
@@ -176,6 +178,8 @@ def _machine(machine: Machine, world: bundles.World, opener: Callable[[], Store]
             said = f"made {made}" if made else "nothing to do"
         except UserError as error:
             said = f"failed {'; '.join(map(str, error.problems))}"
+        except StoreError as error:  # of its probe, which open_places tells as a problem
+            said = f"failed {error}"
         except Exception as error:  # noqa: BLE001  # a mistake of ours, which the record shows
             said = f"bug {type(error).__name__} {error}"
         say(said)
@@ -189,13 +193,10 @@ def _be(name: str, offset: Synchronized[float]) -> None:
     real, sooner = time.time, offset.get_obj() if hasattr(offset, "get_obj") else offset
     lease._boot = lambda: f"the boot of {name}"
     time.time = lambda: real() + sooner.value
-    with contextlib.suppress(ImportError):
-        import botocore.auth
-
-        current = botocore.auth.get_current_datetime
-        botocore.auth.get_current_datetime = lambda *args, **more: (
-            current(*args, **more) + dt.timedelta(seconds=sooner.value)
-        )
+    current = botocore.auth.get_current_datetime
+    botocore.auth.get_current_datetime = lambda *args, **more: (
+        current(*args, **more) + dt.timedelta(seconds=sooner.value)
+    )
 
 
 def _announced(say: Callable[[str], None]) -> None:

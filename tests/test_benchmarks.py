@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,11 +13,14 @@ from pathlib import Path
 import pytest
 
 import butane
-from benchmarks import measure, peers, table
+from benchmarks import backup, measure, peers, table
 from benchmarks.butane import with_files
 from benchmarks.fleet import SERVERS, Fleet
 from benchmarks.measure import Spent
-from conftest import ROOT, Project
+from conftest import ROOT, Project, need
+from i12e import age
+from i12e.damaged import Damaged
+from i12e.programs import which
 
 TEXT = """\
 variant: flatcar
@@ -36,7 +40,7 @@ storage:
 @pytest.mark.slow
 def test_one_run_tells_every_case_with_its_figures() -> None:
     page = (ROOT / "docs/performance.md").read_bytes()
-    command = [sys.executable, "-m", "benchmarks", "--hosts=5", "--rounds=1", "--alone"]
+    command = [sys.executable, "-m", "benchmarks", "--hosts=5", "--rounds=1", "--alone", "--large=5"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -49,6 +53,7 @@ def test_one_run_tells_every_case_with_its_figures() -> None:
         assert all(float(figure) > 0 for figure in row[1:]), row
     assert told.count("one host edited") == 2  # also ten times as many hosts
     assert {"a process: `true`", "`python -m butane`", "peak memory, 50 hosts"} <= set(told)
+    assert "seal and store, seconds" in told or "not measured: " in done.stdout
     assert (ROOT / "docs/performance.md").read_bytes() == page
 
 
@@ -132,9 +137,37 @@ def test_the_tables_are_put_between_the_markers_and_nothing_else_changes(tmp_pat
     assert page.read_text() == f"before\n{table.START}\nnewer\n{table.END}\nafter\n"
 
 
-def test_the_page_has_both_markers_once() -> None:
+def test_the_page_has_all_markers_once() -> None:
     page = (ROOT / "docs/performance.md").read_text()
-    assert [len(re.findall(re.escape(marker), page)) for marker in (table.START, table.END)] == [1, 1]
+    markers = (table.START, table.END, *table.BACKUP)
+    assert [len(re.findall(re.escape(marker), page)) for marker in markers] == [1, 1, 1, 1]
+
+
+def test_what_is_sealed_and_stored_is_compared_with_age_and_rclone_and_is_what_it_was(tmp_path: Path) -> None:
+    need(which("age"), "age")
+    (tmp_path / "many").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "many" / name).write_bytes(os.urandom(5000))
+    place = backup._folder(tmp_path)
+    found = backup.compare(backup.Case("some files", tmp_path / "many"), place, 1)
+    assert found.ours.seconds > 0
+    assert found.theirs.seconds > 0
+    assert 10 < found.ours.memory < backup.MOST
+    assert not (tmp_path / "store/ours").exists()
+    text = table.of_backup(backup.Measured([found], ["S3 was not measured: no reason"]))
+    assert "some files, folder: over age and rclone" in text
+    assert text.endswith("S3 was not measured: no reason")
+
+
+def test_what_is_not_what_was_to_be_stored_is_a_failure(tmp_path: Path) -> None:
+    place = backup._folder(tmp_path)
+    key, recipient = age.make()
+    (tmp_path / "file").write_bytes(b"content")
+    with contextlib.closing(place.opened()) as store:
+        for name in ("ours", "theirs"):
+            store.put(name, [age.seal_small(b"another", [recipient])])
+    with pytest.raises((measure.Failed, Damaged)):
+        backup._check(place, backup.Case("a file", tmp_path / "file"), key, whole=True)
 
 
 @pytest.mark.parametrize(
