@@ -25,6 +25,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
+from i12e import aws
 from i12e.stores import (
     BLOCK,
     SMALL,
@@ -57,7 +58,6 @@ _SENDERS = 2  # parts that are sent at the same time, while one more is filled
 # What is locked where the store has lock_days: a cluster's backups; leases, marks and probes never.
 _LOCKED = re.compile(r"[^/]+/backups/")
 _MODE = "GOVERNANCE"  # whoever has that very right can still delete: a mistake in lock_days costs no years
-_CONNECT, _ANSWER = 10, 60  # seconds
 
 _MISSING = ("NoSuchKey", "404", "NoSuchVersion")
 _REFUSED = (
@@ -127,29 +127,18 @@ class S3:
         self._client = self._connected(settings, credentials)
 
     def _connected(self, settings: Any, credentials: Mapping[str, str]) -> Any:
-        import boto3  # slow to import
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-
-        keys = [credentials.get(each) or None for each in ("access_key", "secret_key", "session_token")]
-        if (keys[0] is None) != (keys[1] is None):
+        if bool(credentials.get("access_key")) != bool(credentials.get("secret_key")):
             why = "has an access_key without a secret_key, or the other way round"
             raise Refused(self.name, why, "the secrets of this store have to hold both, or none for boto3's own ways")
-        config = Config(
+        config = {
             # several stores that speak S3 refuse the newer checksums, which boto3 else adds
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"total_max_attempts": 1},  # all retries are Patience's, which asks whether an answer was lost
-            connect_timeout=_CONNECT,
-            read_timeout=_ANSWER,
-            s3={"addressing_style": "path" if settings.path_style else "auto"},
-            user_agent_extra="i12e",
-        )
-        try:
-            session = boto3.session.Session(*keys, region_name=settings.region)
-            region = session.region_name or "us-east-1"  # what servers without regions take
-            client = session.client("s3", region_name=region, endpoint_url=settings.endpoint, config=config)
-        except (BotoCoreError, ValueError) as error:
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+            "s3": {"addressing_style": "path" if settings.path_style else "auto"},
+        }
+        try:  # all retries are Patience's, which asks whether an answer was lost
+            client = aws.client("s3", credentials, settings.region, settings.endpoint, **config)
+        except ValueError as error:
             raise StoreError(self.name, str(error), "mend s3 in the cluster's file") from None
         client.meta.events.register("after-call.s3", self._note_clock)
         return client
@@ -462,23 +451,16 @@ class S3:
 
     def _call(self, key: str, action: Callable[[], _T]) -> _T:
         """Given a request, return its answer; say what boto3 says as a StoreError."""
-        from botocore.exceptions import BotoCoreError, ClientError
-        from urllib3.exceptions import HTTPError
-
         try:
-            return action()
-        except ClientError as error:
-            raise self._told(error.response, key) from None
-        except (BotoCoreError, HTTPError, OSError) as error:
+            return aws.asked(action)
+        except aws.Answered as error:
+            raise self._told(error, key) from None
+        except aws.Unanswered as error:
             raise self._failed(error) from None
 
-    def _told(self, response: Mapping[str, Any], key: str) -> StoreError:
+    def _told(self, error: aws.Answered, key: str) -> StoreError:
         """Given an answer that is an error, return what it means."""
-        code = str(response.get("Error", {}).get("Code", ""))
-        said = str(response.get("Error", {}).get("Message", "")).strip().rstrip(".")
-        meta = response.get("ResponseMetadata", {})
-        status, headers = int(meta.get("HTTPStatusCode", 0)), meta.get("HTTPHeaders", {})
-        what = f"{code}: {said}" if said and said != code else code or f"status {status}"
+        code, status, what = error.code, error.status, error.what
         if code == "NoSuchBucket":
             return NotThere(self.name, f"there is no bucket {self._bucket}", "make it, or mend s3.bucket")
         if code in _MISSING:
@@ -491,7 +473,7 @@ class S3:
             remedy = "set the clock of this machine (timedatectl), or the server's"
             return StoreError(self.name, f"its clock and ours differ by {abs(self._ahead):.0f} s", remedy)
         if code in _REGION:
-            region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
+            region = error.headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region")
             remedy = f"set s3.region to {region}" if region else "set s3.region to the bucket's"
             why = f"the bucket {self._bucket} is in another region than {self._region or 'us-east-1'}"
             return StoreError(self.name, why, remedy)
@@ -505,29 +487,16 @@ class S3:
         passing = code in _PASSING or status in (408, 409, 425, 429) or (status >= 500 and status != 501)
         return StoreError(self.name, f"{self.place}: {what}", "" if passing else "look at the server", passing)
 
-    def _failed(self, error: Exception) -> StoreError:
+    def _failed(self, error: aws.Unanswered) -> StoreError:
         """Given why there was no answer, return what it means."""
-        from botocore import exceptions
-
-        said = " ".join(str(error).split())[:300]
-        if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
+        if error.kind == "credentials":
             remedy = "put access_key and secret_key into this store's secrets"
             return Refused(self.name, "no keys are known for it", remedy)
-        if isinstance(error, exceptions.SSLError) and not passes(said):
-            return StoreError(
-                self.name, said, "is the endpoint right, and its certificate one that this machine knows?"
-            )
-        passing = isinstance(
-            error,
-            (
-                exceptions.HTTPClientError,  # no connection, none to the end, no answer in time
-                exceptions.IncompleteReadError,
-                exceptions.ResponseStreamingError,
-                exceptions.ConnectionError,
-            ),
-        ) or not isinstance(error, exceptions.BotoCoreError)
-        passing = passing or type(error).__name__ == "ResponseParserError"  # cut off, or a proxy's own page
-        return StoreError(self.name, said, "" if passing else "mend s3 in the cluster's file", passing)
+        if error.kind == "certificate" and not passes(error.why):
+            remedy = "is the endpoint right, and its certificate one that this machine knows?"
+            return StoreError(self.name, error.why, remedy)
+        passing = error.kind in ("certificate", "connection")
+        return StoreError(self.name, error.why, "" if passing else "mend s3 in the cluster's file", passing)
 
 
 class _Beyond(StoreError):
