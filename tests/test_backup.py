@@ -741,7 +741,7 @@ def test_verify_writes_down_what_it_finds_and_raises_what_is_wrong(folder: tuple
         backup_verify.run(world.build, "", "", all=True, sealed=True)
     assert good(place) == [first]
     backup_verify.run(world.build, "", "", all=False, sealed=False)  # the newest good one now
-    with pytest.raises(UserError, match="there is no backup"):
+    with pytest.raises(UserError, match="there is no such backup"):
         backup_verify.run(world.build, "20270101T000000Z-0a1b2c", "", all=False, sealed=True)
 
 
