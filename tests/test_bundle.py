@@ -134,7 +134,8 @@ def test_an_index_tells_a_manifest_that_is_not_its_own() -> None:
     swapped[2] = dataclasses.replace(swapped[2], sha256=hashlib.sha256(b"other").hexdigest())
     edits: list[dict[str, object]] = [
         {"uid": "other"}, {"cluster": "other"}, {"token": "other"}, {"parts": tuple(swapped)}, {"number": 18},
-        {"at": 1}, {"objects": {"pods": 11, "secrets": 3}}, {"slot": ""}, {"lacks": ("all",)}, {"parts": made.parts[::-1]},
+        {"at": 1}, {"objects": {"pods": 11, "secrets": 3}}, {"slot": ""}, {"lacks": ("all",)},
+        {"parts": made.parts[::-1]},
     ]  # fmt: skip
     for edit in edits:
         with pytest.raises(Damaged):

@@ -35,8 +35,8 @@ LAYERS = (
     ("bundle", "ciphers", "registry", "tokens", "snapshots", "backup_keys", "credentials", "alarms"),
     ("templates", "values", "diffs", "render", "changes", "drift"),
     ("build", "pin"),
-    ("unreachable", "remote", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),
-    ("aws", "zones", "nameservers", "byhand", "cloudflare", "route53", "rfc2136", "openzone"),
+    ("unreachable", "remote", "aws", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),
+    ("zones", "nameservers", "byhand", "cloudflare", "route53", "rfc2136", "openzone"),
     ("facts", "deploy", "collect", "proof", "backups", "fence", "dns"),
     ("fleet", "database", "verify"),
     ("backup",),
@@ -59,9 +59,9 @@ HOMES = {
     "pyrage": "age",
     "cryptography": "ciphers",
     "nacl": "ciphers",
-    "boto3": "s3",
-    "botocore": "s3",
-    "urllib3": "s3",
+    "boto3": "aws",
+    "botocore": "aws",
+    "urllib3": "aws",
     "dns": "nameservers",
 }
 # What a no-op must not wait for: these are imported inside actions.
