@@ -38,8 +38,8 @@ _HASH_LINE = re.compile(rb'(?m)^  "sha256": .*\n')
 _LATEST = 253402300799  # seconds since 1970: the last one that has a date of four digits
 _MOST = 1 << 63
 _BLOCK = 1 << 20  # bytes that are compressed at a time, each to a gzip member of its own
-_TASTE = 1 << 12  # bytes at four places of a block that tell whether it can be compressed at all
-_WORTH = 0.8  # of its size: what gets no smaller than that is not worth the time
+_TASTE = 1 << 11  # bytes at four places of a block that tell whether it can be compressed at all
+_WORTH = 0.7  # of its size: what gets no smaller than that is not worth the time
 _STORED = 0xFFFF  # bytes of a deflate block that is not compressed, at the most
 _SIMPLE: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 _Made = TypeVar("_Made")
@@ -331,7 +331,7 @@ def _even(source: Iterable[bytes]) -> Iterator[bytes]:
         while size + len(rest) >= _BLOCK:
             some = True
             room = _BLOCK - size
-            yield b"".join([*gathered, rest[:room]])
+            yield b"".join([*gathered, rest[:room]]) if gathered or len(block) > room else block
             gathered, size, rest = [], 0, rest[room:]
         if rest:
             gathered.append(rest)
