@@ -72,7 +72,8 @@ def main(folder: Path, megabytes: int) -> None:
     most.append(_most())
     [found] = backups.survey(place)
     assert found.is_good
-    assert found.manifest and found.manifest.part(bundle.DATABASE).size > 1e6 * megabytes / 3
+    assert found.manifest
+    assert found.manifest.part(bundle.DATABASE).size > 1e6 * megabytes / 3
     print(json.dumps({"most": most, "size": found.size / 1e6}))
 
 
