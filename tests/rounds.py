@@ -171,7 +171,8 @@ def _machine(machine: Machine, world: bundles.World, opener: Callable[[], Store]
     screen.say = say
     backup._Taking.pace = (pace.every, pace.length)
     _announced(say)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:  # not without the one who ends it
         say("run")
         try:
             made = bundles.make(world, Place(opener(), world.cluster.name), scheduled=True)
