@@ -63,6 +63,7 @@ HOMES = {
     "botocore": "aws",
     "urllib3": "aws",
     "dns": "nameservers",
+    "isal": "bundle",
 }
 # What a no-op must not wait for: these are imported inside actions.
 HEAVY = ("jinja2", "pydantic", "yaml", "plumbum", "rich", "pyrage", "cryptography", "nacl", "boto3", "botocore")

@@ -341,10 +341,12 @@ def _even(source: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _member(block: bytes) -> bytes:
+    from isal import isal_zlib  # gzip as zlib makes it, three times as fast; imported late, as it is not always needed
+
     taste = b"".join(block[at : at + _TASTE] for at in range(0, len(block), max(_TASTE, len(block) // 4)))
-    if len(zlib.compress(taste, 1)) < _WORTH * len(taste):
-        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-        return packer.compress(block) + packer.flush()
+    if len(isal_zlib.compress(taste, 1)) < _WORTH * len(taste):
+        packer = isal_zlib.compressobj(2, zlib.DEFLATED, 31)
+        return bytes(packer.compress(block) + packer.flush())
     return _stored(block)
 
 
