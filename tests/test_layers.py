@@ -41,7 +41,7 @@ LAYERS = (
     ("fleet", "database", "verify"),
     ("backup",),
     ("backup_list", "backup_verify", "backup_prune"),
-    ("rollout", "plans", "status", "trust"),
+    ("rollout", "plans", "status", "trust", "api_name"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig", "newkey"),
     ("engine",),
     (DODO, "__main__"),

@@ -152,12 +152,14 @@ def _fenced(name: str, holder: Fence | None, ours: Fence, take_over: bool) -> Pl
         same = holder.cluster == ours.cluster
         who = "a later epoch of this cluster" if same else "another cluster"
         remedy = (
-            "this one was replaced by it: shut it down, or take the name over" if same else "give api.name another name"
+            "this one was replaced by it: shut it down, or ./doit dns --take-over"
+            if same
+            else "give api.name another name"
         )
         return Plan("refuse", f"{name} is held by {who}: by {holder}; this is {ours}", remedy=remedy)
     if holder.cluster != ours.cluster and not take_over:
         why = f"{name} is held by another cluster: by {holder}; this is {ours}"
-        return Plan("refuse", why, remedy="give api.name another name, or take this one over")
+        return Plan("refuse", why, remedy="give api.name another name, or ./doit dns --take-over")
     return None
 
 

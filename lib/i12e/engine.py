@@ -392,6 +392,19 @@ def _backups(
     return task(name, action, doc=doc, params=list(params), meta=meta)
 
 
+def dns_task(config: TaskDict) -> TaskDict:
+    """Given DOIT_CONFIG, return the task that makes the API's name the healthy servers."""
+    params = (
+        option("only-plan", "only say what would be done", bool, False),
+        option("take-over", "take the name from the cluster, or the epoch of this one, that has it", bool, False),
+        option("yes", "do not ask", bool, False),
+        option("permissions", "only say what the provider has to allow", bool, False),
+    )
+    meta = {"verb": "DNS", "what": "", "reads": False, "silent": True, "waits": True}
+    doc = "make the API's name the healthy servers"
+    return task("dns", later("api_name.run", config["build"]), doc=doc, params=params, meta=meta)
+
+
 def status_task(config: TaskDict) -> TaskDict:
     """Given DOIT_CONFIG, return the task that tells how hosts and cluster are."""
     doc = "tell how the hosts and the cluster are"

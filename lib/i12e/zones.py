@@ -107,7 +107,7 @@ class Fenced(ZoneError):
 
     def __init__(self, zone: str, name: str, holder: Fence, ours: Fence) -> None:
         self.holder = holder
-        remedy = "if this cluster is to have the name, take it over: that is a command of its own"
+        remedy = "if this cluster is to have the name: ./doit dns --take-over"
         super().__init__(zone, f"{name} is held by {holder}; this is {ours}", remedy)
 
 
