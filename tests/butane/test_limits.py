@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable
 
@@ -43,10 +44,15 @@ BIG: dict[str, Callable[[int], str]] = {
 
 
 def seconds(text: str) -> float:
-    start = time.process_time()
-    with contextlib.suppress(butane.BadConfig):
-        butane.translate(text, thorough=True, hints=True)
-    return time.process_time() - start
+    """Return what a text takes, without what Python's collector has to do with the thousands of tests around it."""
+    gc.freeze()
+    try:
+        start = time.process_time()
+        with contextlib.suppress(butane.BadConfig):
+            butane.translate(text, thorough=True, hints=True)
+        return time.process_time() - start
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.slow
@@ -54,7 +60,7 @@ def seconds(text: str) -> float:
 def test_eight_times_as_much_takes_about_eight_times_as_long(kind: str) -> None:
     few, many = BIG[kind](800), BIG[kind](6400)
     seconds(few)
-    assert seconds(many) < 24 * max(0.01, min(seconds(few) for _ in range(3)))
+    assert min(seconds(many) for _ in range(2)) < 24 * max(0.01, min(seconds(few) for _ in range(3)))
 
 
 def test_a_key_that_stands_there_time_and_again_is_told_beside_the_first_ten() -> None:
