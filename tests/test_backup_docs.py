@@ -16,8 +16,9 @@ import bundles
 from conftest import ROOT
 from i12e import backup_list, backups, settings
 from i12e.backups import Mark, Place
+from i12e.patience import Patience
 from i12e.s3 import S3
-from i12e.stores import Memory, Patience, Refused
+from i12e.stores import Memory, Refused
 from test_json import same_shape
 
 PAGE = (ROOT / "docs/backups.md").read_text()

@@ -14,6 +14,7 @@ import pytest
 
 from i12e import nameservers
 from i12e.byhand import Hand
+from i12e.patience import Patience
 from i12e.rfc2136 import Rfc2136
 from i12e.zones import (
     Addresses,
@@ -21,7 +22,6 @@ from i12e.zones import (
     Fence,
     Fenced,
     NotThere,
-    Pace,
     Records,
     Refused,
     ZoneError,
@@ -31,6 +31,8 @@ from i12e.zones import (
 )
 from nameserver import ALGORITHM, KEY, SECRET, WEAK, ZONE, Knot, bind, knot
 from zone_suite import BOTH, FOUR, OURS, TTL, Place, Suite, patient, raised
+
+_QUICK = Patience(print, 20.0, first=0.02, longest=0.1)
 
 
 @dataclass
@@ -104,7 +106,7 @@ def test_the_server_may_have_a_name_or_an_address_of_ipv6(primary: Knot) -> None
 def test_all_servers_of_the_zone_are_read_and_the_secondary_follows(servers: list[Knot]) -> None:
     place = place_on(servers[0])
     place.zone.ensure(place.api, BOTH, TTL, OURS, None)
-    assert wait_until_visible(place.zone, place.api, BOTH, TTL, OURS, pace=Pace(20.0, first=0.02, longest=0.1)) == []
+    assert wait_until_visible(place.zone, place.api, BOTH, TTL, OURS, _QUICK) == []
     assert {*place.zone.authoritative(place.api)} == {"127.0.0.1", f"ns2.{ZONE}"}
 
 
@@ -115,15 +117,14 @@ def test_a_server_that_lags_is_waited_for_and_told_when_the_time_is_over(servers
     try:
         place.zone.ensure(place.api, FOUR, TTL, OURS, None)
         said: list[str] = []
-        pace = Pace(0.3, first=0.05, longest=0.1)
-        left = wait_until_visible(place.zone, place.api, FOUR, TTL, OURS, said.append, pace)
+        patience = Patience(said.append, 0.3, first=0.05, longest=0.1)
+        left = wait_until_visible(place.zone, place.api, FOUR, TTL, OURS, patience)
         assert left == [f"ns2.{ZONE} has nothing"]
         assert len(said) == 1
     finally:
         second.control("zone-thaw", ZONE)
     second.control("zone-refresh", ZONE)
-    pace = Pace(20.0, first=0.02, longest=0.1)
-    assert wait_until_visible(place.zone, place.api, FOUR, TTL, OURS, pace=pace) == []
+    assert wait_until_visible(place.zone, place.api, FOUR, TTL, OURS, _QUICK) == []
 
 
 def test_a_server_that_is_silent_is_told(servers: list[Knot], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +132,7 @@ def test_a_server_that_is_silent_is_told(servers: list[Knot], monkeypatch: pytes
     place.zone.ensure(place.api, FOUR, TTL, OURS, None)
     monkeypatch.setattr(nameservers, "SECONDS", 1.0)
     with servers[1].paused():
-        (left,) = wait_until_visible(place.zone, place.api, FOUR, TTL, OURS, pace=Pace(0.1))
+        (left,) = wait_until_visible(place.zone, place.api, FOUR, TTL, OURS, Patience(print, 0.1))
     assert left.startswith(f"ns2.{ZONE} does not tell: ")
     assert "no answer within 1 s" in left
 
@@ -348,7 +349,7 @@ def test_by_hand_the_servers_of_the_delegation_are_read(servers: list[Knot]) -> 
         hand.ensure(place.api, FOUR, TTL, OURS, None)
     assert caught.value.lines == lines(place.api, FOUR, TTL, OURS)
     place.zone.ensure(place.api, FOUR, TTL, OURS, None)
-    assert wait_until_visible(hand, place.api, FOUR, TTL, OURS, pace=Pace(20.0, first=0.02, longest=0.1)) == []
+    assert wait_until_visible(hand, place.api, FOUR, TTL, OURS, _QUICK) == []
     hand.ensure(place.api, FOUR, TTL, OURS, OURS)
     assert {*hand.authoritative(place.api)} == {f"ns1.{ZONE}", f"ns2.{ZONE}"}
 

@@ -19,6 +19,7 @@ import pytest
 
 from faulty import Answer, Forward, Proxy, Request, failing, faulty, losing
 from i12e import openstore, s3
+from i12e.patience import Patience
 from i12e.s3 import MB
 from i12e.stores import (
     BLOCK,
@@ -27,7 +28,6 @@ from i12e.stores import (
     Locked,
     Missing,
     NotThere,
-    Patience,
     Patient,
     Refused,
     Store,

@@ -13,6 +13,7 @@ import pytest
 
 from i12e import folders, openstore
 from i12e.folders import Folder
+from i12e.patience import Patience
 from i12e.secrets import Secret
 from i12e.stores import (
     BLOCK,
@@ -23,7 +24,6 @@ from i12e.stores import (
     Memory,
     Missing,
     NotThere,
-    Patience,
     Patient,
     Refused,
     Store,

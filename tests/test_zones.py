@@ -16,6 +16,7 @@ from i12e import openzone, zones
 from i12e.byhand import Hand
 from i12e.cloudflare import Cloudflare
 from i12e.nameservers import Server
+from i12e.patience import Patience
 from i12e.rfc2136 import Rfc2136
 from i12e.route53 import Route53
 from i12e.secrets import Secret
@@ -27,7 +28,6 @@ from i12e.zones import (
     Fenced,
     Memory,
     Occupied,
-    Pace,
     Patient,
     Records,
     Refused,
@@ -167,8 +167,8 @@ class _Clock:
         self.slept.append(seconds)
         self.now += seconds
 
-    def pace(self, limit: float = 60.0) -> Pace:
-        return Pace(limit, clock=lambda: self.now, sleep=self.sleep)
+    def patience(self, say: Callable[[str], None] = print, limit: float = 60.0) -> Patience:
+        return Patience(say, limit, longest=10.0, clock=lambda: self.now, sleep=self.sleep)
 
 
 def test_what_passes_is_tried_again_and_told() -> None:
@@ -177,7 +177,7 @@ def test_what_passes_is_tried_again_and_told() -> None:
     memory.fail("read", _slow("SERVFAIL"), times=3)
     assert zone.read(NAME) == Records()
     assert len(said) == 3
-    assert all(re.match(r"memory: trying again in \d\.\d s, \d+ s are left: SERVFAIL\Z", line) for line in said)
+    assert all(re.match(r"memory: trying again, \d+ s of \d+ s: SERVFAIL\Z", line) for line in said)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -194,7 +194,7 @@ def test_a_write_whose_answer_is_lost_is_done_once_in_effect(after: bool) -> Non
 def test_what_does_not_pass_is_raised_at_once() -> None:
     memory, clock = Memory(), _Clock()
     memory.fail("read", Refused("memory", "the key is wrong"), times=9)
-    zone = Patient(memory, print, clock.pace())
+    zone = Patient(memory, clock.patience())
     assert isinstance(raised(lambda: zone.read(NAME)), Refused)
     assert clock.slept == []
 
@@ -202,7 +202,7 @@ def test_what_does_not_pass_is_raised_at_once() -> None:
 def test_patience_ends_with_its_limit_and_the_last_error_is_told() -> None:
     memory, clock = Memory(), _Clock()
     memory.fail("read", _slow("SERVFAIL"), times=10**6)
-    error = raised(lambda: Patient(memory, lambda line: None, clock.pace(60.0)).read(NAME))
+    error = raised(lambda: Patient(memory, clock.patience(limit=60.0)).read(NAME))
     assert error.why == "SERVFAIL"
     assert 45 < clock.now - 1000 <= 60
     assert max(clock.slept) <= 10
@@ -211,10 +211,10 @@ def test_patience_ends_with_its_limit_and_the_last_error_is_told() -> None:
 def test_a_provider_that_says_how_long_to_wait_is_obeyed_within_the_limit() -> None:
     memory, clock = Memory(), _Clock()
     memory.fail("read", _slow("throttled", wait=17), times=2)
-    Patient(memory, lambda line: None, clock.pace(60.0)).read(NAME)
+    Patient(memory, clock.patience(limit=60.0)).read(NAME)
     assert clock.slept == [17, 17]
     memory.fail("read", _slow("throttled", wait=3600), times=2)
-    assert raised(lambda: Patient(memory, lambda line: None, clock.pace(60.0)).read(NAME)).wait == 3600
+    assert raised(lambda: Patient(memory, clock.patience(limit=60.0)).read(NAME)).wait == 3600
     assert clock.slept == [17, 17], "an hour is not within a minute"
 
 
@@ -224,9 +224,9 @@ def test_a_server_that_lags_is_waited_for_and_told_of_once() -> None:
     memory.lag("ns2", 3)
     memory.ensure(NAME, BOTH, TTL, OURS, OURS)
     said: list[str] = []
-    assert wait_until_visible(memory, NAME, BOTH, TTL, OURS, said.append, clock.pace()) == []
+    assert wait_until_visible(memory, NAME, BOTH, TTL, OURS, clock.patience(said.append)) == []
     assert len(clock.slept) == 3
-    assert said == [f"{NAME}: not everywhere yet, for 60 s at the most: ns2 has {FOUR}"]
+    assert said == [f"{NAME}: not everywhere yet, 0 s of 60 s: ns2 has {FOUR}"]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_server_that_lags_is_waited_for_and_told_of_once() -> None:
 def test_what_a_server_does_not_show_in_time_is_told(addresses: Addresses, ttl: int, fence: Fence, told: str) -> None:
     memory, clock = Memory(), _Clock()
     memory.ensure(NAME, addresses, ttl, fence, None)
-    left = wait_until_visible(memory, NAME, BOTH, TTL, OURS, pace=clock.pace(60.0))
+    left = wait_until_visible(memory, NAME, BOTH, TTL, OURS, clock.patience(limit=60.0))
     assert left == [f"ns1 {told}", f"ns2 {told}"]
     assert 59 < clock.now - 1000 <= 60
 
@@ -249,12 +249,14 @@ def test_a_server_that_does_not_answer_is_waited_for_and_told() -> None:
     memory, clock = Memory(), _Clock()
     memory.ensure(NAME, FOUR, TTL, OURS, None)
     memory.silence("ns2", _slow("no answer within 5 s"))
-    assert wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace(5.0)) == [
+    assert wait_until_visible(memory, NAME, FOUR, TTL, OURS, clock.patience(limit=5.0)) == [
         "ns2 does not tell: no answer within 5 s"
     ]
     assert clock.now - 1000 == 5
     memory.silence("ns2", Refused("memory", "REFUSED"))
-    assert wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace(5.0)) == ["ns2 does not tell: REFUSED"]
+    assert wait_until_visible(memory, NAME, FOUR, TTL, OURS, clock.patience(limit=5.0)) == [
+        "ns2 does not tell: REFUSED"
+    ]
     assert clock.now - 1000 == 5, "nobody waits for what does not pass"
 
 
@@ -262,16 +264,16 @@ def test_servers_that_cannot_be_found_now_are_waited_for_and_others_are_an_error
     memory, clock = Memory(), _Clock()
     memory.ensure(NAME, FOUR, TTL, OURS, None)
     memory.fail("authoritative", _slow("no resolver answers"), times=2)
-    assert wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace()) == []
+    assert wait_until_visible(memory, NAME, FOUR, TTL, OURS, clock.patience()) == []
     assert len(clock.slept) == 2
     memory.fail("authoritative", Refused("memory", "wrong token"))
-    assert isinstance(raised(lambda: wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace())), Refused)
+    assert isinstance(raised(lambda: wait_until_visible(memory, NAME, FOUR, TTL, OURS, clock.patience())), Refused)
 
 
 def test_where_no_server_is_known_nothing_is_visible() -> None:
     memory, clock = Memory(servers=()), _Clock()
     memory.ensure(NAME, FOUR, TTL, OURS, None)
-    left = wait_until_visible(memory, NAME, FOUR, TTL, OURS, pace=clock.pace())
+    left = wait_until_visible(memory, NAME, FOUR, TTL, OURS, clock.patience())
     assert (left, clock.slept) == (["no server of the zone is known"], [])
 
 

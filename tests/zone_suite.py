@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from i12e.patience import Patience
 from i12e.zones import (
     Addresses,
     Changed,
     Fence,
     Fenced,
     Occupied,
-    Pace,
     Patient,
     Records,
     Zone,
@@ -252,7 +252,7 @@ class Suite:
 def patient(zone: Zone, limit: float = 20.0) -> tuple[Patient, list[str]]:
     """Given a zone, return it with patience that is quick, and what it will have said."""
     said: list[str] = []
-    return Patient(zone, said.append, Pace(limit, first=0.01, longest=0.05)), said
+    return Patient(zone, Patience(said.append, limit, first=0.01, longest=0.05)), said
 
 
 def raised(action: Callable[[], Any]) -> ZoneError:

@@ -17,12 +17,14 @@ from i12e.deploy import Situation
 from i12e.dns import Plan
 from i12e.errors import Problem, UsageError, UserError
 from i12e.openzone import open_zone
+from i12e.patience import Patience
 from i12e.settings import Cluster, Dns
 from i12e.zones import ByHand, Changed, Fence, Zone, ZoneError
 
 EPOCH = "i12e-epoch"
 """The ConfigMap in kube-system that has the epoch."""
 _TRIES = 5
+_VISIBLE = 60.0  # seconds in which what was written is to be everywhere
 _ASK = f"""
 export PATH=/opt/bin:/usr/local/bin:$PATH
 k3s kubectl get namespace kube-system -o json || exit 1
@@ -119,7 +121,9 @@ class _Name:
             text = "".join(f"{line}\n" for line in told)
             self.build.tell("DNS", self.name, error.why, "told", self._facts(plan, ours), text)
             return
-        behind = zones.wait_until_visible(self.zone, self.name, plan.addresses, self.ttl, ours, screen.say)
+        behind = zones.wait_until_visible(
+            self.zone, self.name, plan.addresses, self.ttl, ours, Patience(screen.say, _VISIBLE, longest=10.0)
+        )
         if behind:
             said = f"{self.name} was written, and not all of the zone's servers show it: {'; '.join(behind)}"
             raise UserError(Problem("", None, None, said, "run it again: it only looks, if all is well by then"))

@@ -43,6 +43,26 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class Outside(Exception):
+    """A host, a store or a zone did not do what it was asked for.
+
+    `who` is its name, `why` one line, `remedy` what to do. `passing`: trying again may help, after `wait` seconds if it
+    said so; it is then not known whether what was asked for was done, unless the class says so.
+    """
+
+    def __init__(self, who: str, why: str, remedy: str = "", passing: bool = False, wait: float = 0.0) -> None:
+        self.who = who
+        self.why = why
+        self.remedy = remedy
+        self.passing = passing
+        self.wait = wait
+        super().__init__(f"{who}: {why}" + (f" ({remedy})" if remedy else ""))
+
+    def problem(self) -> Problem:
+        """Return it as a person is told it."""
+        return Problem("", None, None, f"{self.who}: {self.why}", self.remedy)
+
+
 class Changes(Exception):
     """Raised by an action of `plan` and `drift`: all went well, and there are changes."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from i12e.patience import Patience
 from i12e.secrets import Secret
-from i12e.stores import Patience, Patient, Store
+from i12e.stores import Patient, Store
 
 
 def open_store(

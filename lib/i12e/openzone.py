@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from i12e.patience import Patience
 from i12e.secrets import Secret
-from i12e.zones import Pace, Patient, Zone
+from i12e.zones import Patient, Zone
 
 
 def open_zone(
@@ -18,7 +19,7 @@ def open_zone(
     fit.
     """
     known = {name: value.reveal() if isinstance(value, Secret) else value for name, value in credentials.items()}
-    return Patient(_opened(settings, known), say, Pace(limit))
+    return Patient(_opened(settings, known), Patience(say, limit, longest=10.0))
 
 
 def _opened(settings: Any, credentials: Mapping[str, str]) -> Zone:

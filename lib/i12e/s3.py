@@ -26,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
 from i12e import aws
+from i12e.patience import Patience
 from i12e.stores import (
     BLOCK,
     SMALL,
@@ -38,7 +39,6 @@ from i12e.stores import (
     Locked,
     Missing,
     NotThere,
-    Patience,
     Refused,
     StoreError,
     TooBig,

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from i12e.errors import Problem
-from i12e.lock import duration
+from i12e.errors import Outside
+from i12e.patience import Patience
 
 BLOCK = 1 << 20  # bytes that read() yields at the most
 SMALL = 8 << 20  # bytes that get(), create() and swap() take at the most
@@ -25,23 +25,8 @@ _T = TypeVar("_T")
 Keys = list[str]  # a name of its own: inside the classes below, list is a method
 
 
-class StoreError(Exception):
-    """A store did not do what it was asked for.
-
-    `store` is its name, `why` one line, `remedy` what to do. `passing`: trying again may help; then it is not known
-    whether what was asked for was done, unless the class says so.
-    """
-
-    def __init__(self, store: str, why: str, remedy: str = "", passing: bool = False) -> None:
-        self.store = store
-        self.why = why
-        self.remedy = remedy
-        self.passing = passing
-        super().__init__(f"{store}: {why}" + (f" ({remedy})" if remedy else ""))
-
-    def problem(self) -> Problem:
-        """Return it as a person is told it."""
-        return Problem("", None, None, f"{self.store}: {self.why}", self.remedy)
+class StoreError(Outside):
+    """A store did not do what it was asked for."""
 
 
 class Missing(StoreError):
@@ -262,70 +247,6 @@ def _refuses(error: type[StoreError], action: Callable[[], object]) -> bool:
     except error:
         return True
     return False
-
-
-class Patience:
-    """How long, and how, what fails for a while is tried again; the one place for it.
-
-    `limit` is in seconds, from the first failure on. The pauses double up to `longest`, each shortened by chance, so
-    that many that failed together do not come back together.
-    """
-
-    def __init__(
-        self,
-        say: Callable[[str], None],
-        limit: float = 300.0,
-        first: float = 0.5,
-        longest: float = 20.0,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._say = say
-        self._limit = limit
-        self._first = first
-        self._longest = longest
-        self._clock = clock
-        self._sleep = sleep
-
-    def wait(self) -> _Wait:
-        """Return what counts the failures of one thing."""
-        return _Wait(self._say, self._limit, self._first, self._longest, self._clock, self._sleep)
-
-    def call(self, action: Callable[[], _T]) -> _T:
-        """Given an action that may be done twice, return what it returns; raise what does not pass, in time."""
-        wait = self.wait()
-        while True:
-            try:
-                return action()
-            except StoreError as error:
-                wait.after(error)
-
-
-@dataclass
-class _Wait:
-    say: Callable[[str], None]
-    limit: float
-    pause: float
-    longest: float
-    clock: Callable[[], float]
-    sleep: Callable[[float], None]
-    failures: int = 0
-    began: float = 0.0
-
-    def after(self, error: StoreError) -> None:
-        """Given why a try failed, wait until the next one; raise the error if there is to be none."""
-        if not error.passing:
-            raise error
-        now = self.clock()
-        if not self.failures:
-            self.began = now
-        left = self.began + self.limit - now
-        if left <= 0:
-            raise error
-        self.failures += 1
-        self.say(f"{error.store}: trying again, {duration(now - self.began)} of {duration(self.limit)}: {error.why}")
-        self.sleep(min(self.pause * random.uniform(0.5, 1.0), left))  # noqa: S311  # not for a secret
-        self.pause = min(2 * self.pause, self.longest)
 
 
 class Patient:

@@ -9,31 +9,17 @@ connection) of openssh-portable; as of 8.4 to 10.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from i12e.errors import Problem
-from i12e.lock import duration
+from i12e.errors import Outside
+from i12e.patience import Patience
 
 _T = TypeVar("_T")
 
 
-class Unreachable(Exception):
-    """A host was not reached, or not to the end; of this class itself where no waiting helps, as a faulty ssh config.
-
-    `host` is its name, `why` one line that ssh said, `remedy` what to do.
-    """
-
-    def __init__(self, host: str, why: str, remedy: str = "") -> None:
-        self.host = host
-        self.why = why
-        self.remedy = remedy
-        super().__init__(f"{host}: {why}" + (f" ({remedy})" if remedy else ""))
-
-    def problem(self) -> Problem:
-        """Return it as a person is told it."""
-        return Problem("", None, None, f"{self.host}: {self.why}", self.remedy)
+class Unreachable(Outside):
+    """A host was not reached, or not to the end. Of this class itself where no waiting helps: a faulty ssh config."""
 
 
 class Refused(Unreachable):
@@ -167,18 +153,5 @@ def patiently(
     changes, and now and then. `again` is what is tried again; only an action that may be done twice adds Lost.
     Raise what the action raised where that is not of these, or when the time is over.
     """
-    began = time.monotonic()
-    pause, told, last = _FIRST, 0.0, ""
-    while True:
-        try:
-            return action()
-        except again as error:
-            now = time.monotonic()
-            left = began + limit - now
-            if left <= 0:
-                raise
-            if error.why != last or now - told >= _NEWS:
-                tell(f"{error.host}: waiting for it, {duration(now - began)} of {duration(limit)}: {error.why}")
-                told, last = now, error.why
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _LONGEST)
+    patience = Patience(tell, limit, _FIRST, _LONGEST, chance=0.0, news=_NEWS, doing="waiting for it")
+    return patience.call(action, lambda error: isinstance(error, again))

@@ -12,42 +12,23 @@ once promoted, does not lose its name to the old one that wakes up again, and of
 from __future__ import annotations
 
 import ipaddress
-import random
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
-from i12e.errors import Problem
-from i12e.lock import duration
+from i12e.errors import Outside
+from i12e.patience import Patience
 
 LABEL = "_i12e"
 """The label before the API's name at which the fence stands."""
 _FENCE = re.compile(r"i12e cluster=([A-Za-z0-9][A-Za-z0-9._-]{0,99}) epoch=([1-9][0-9]{0,14})\Z")
 _OURS = re.compile(r"\s*i12e\b")
-_T = TypeVar("_T")
 
 
-class ZoneError(Exception):
-    """A zone did not do what it was asked for.
-
-    `zone` is what messages call it, `why` one line, `remedy` what to do. `passing`: trying again may help, after `wait`
-    seconds if the provider said so; it is then not known whether what was asked for was done.
-    """
-
-    def __init__(self, zone: str, why: str, remedy: str = "", passing: bool = False, wait: float = 0.0) -> None:
-        self.zone = zone
-        self.why = why
-        self.remedy = remedy
-        self.passing = passing
-        self.wait = wait
-        super().__init__(f"{zone}: {why}" + (f" ({remedy})" if remedy else ""))
-
-    def problem(self) -> Problem:
-        """Return it as a person is told it."""
-        return Problem("", None, None, f"{self.zone}: {self.why}", self.remedy)
+class ZoneError(Outside):
+    """A zone did not do what it was asked for."""
 
 
 class Refused(ZoneError):
@@ -270,25 +251,8 @@ def lines(name: str, addresses: Addresses, ttl: int, fence: Fence) -> tuple[str,
     return (*told, f'{fence_name(name)}. {ttl} IN TXT "{fence.text}"')
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long and how often something is tried: seconds in all, the first pause, the longest pause."""
-
-    limit: float = 60.0
-    first: float = 0.5
-    longest: float = 10.0
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-
-
 def wait_until_visible(
-    zone: Zone,
-    name: str,
-    addresses: Addresses,
-    ttl: int,
-    fence: Fence,
-    say: Callable[[str], None] = lambda line: None,
-    pace: Pace | None = None,
+    zone: Zone, name: str, addresses: Addresses, ttl: int, fence: Fence, patience: Patience
 ) -> list[str]:
     """Given what was written, wait until every authoritative server shows it; return what does not yet, a line a
     server.
@@ -296,20 +260,24 @@ def wait_until_visible(
     An empty list: it is everywhere. A server that does not answer counts as one that does not show it; what is wrong
     for good is told at once, as the others show it.
     """
-    pace = pace or Pace()
     wanted = Records(addresses, frozenset({ttl}), fence)
-    began, pause, last = pace.clock(), pace.first, ""
-    while True:
+
+    def look() -> list[str]:
         behind = _behind(zone, name, wanted)
-        left = began + pace.limit - pace.clock()
-        if not any(waits for _, waits in behind) or left <= 0:
-            return [line for line, _ in behind]
-        now = "; ".join(line for line, _ in behind)
-        if now != last:
-            say(f"{name}: not everywhere yet, for {duration(pace.limit)} at the most: {now}")
-            last = now
-        pace.sleep(min(pause, left))
-        pause = min(2 * pause, pace.longest)
+        if any(waits for _, waits in behind):
+            raise _NotYet(name, [line for line, _ in behind])
+        return [line for line, _ in behind]
+
+    try:
+        return replace(patience, doing="not everywhere yet", news=patience.limit).call(look)
+    except _NotYet as error:
+        return error.lines
+
+
+class _NotYet(ZoneError):
+    def __init__(self, name: str, lines: list[str]) -> None:
+        self.lines = lines
+        super().__init__(name, "; ".join(lines), passing=True)
 
 
 def _behind(zone: Zone, name: str, wanted: Records) -> list[tuple[str, bool]]:
@@ -339,27 +307,22 @@ def _unlike(said: Records, wanted: Records) -> str:
 
 
 class Patient:
-    """A zone that tries again, with limits, what failed for a while; else the one that it is given.
+    """A zone that tries again, with limits, what failed for a while; else the one that it is given."""
 
-    `pace.limit` is counted from the first failure on. A provider that says how long to wait is obeyed, if that is
-    within the limit.
-    """
-
-    def __init__(self, zone: Zone, say: Callable[[str], None], pace: Pace | None = None) -> None:
+    def __init__(self, zone: Zone, patience: Patience) -> None:
         self._zone = zone
-        self._say = say
-        self._pace = pace or Pace()
+        self._patience = patience
         self.name = zone.name
         self.place = zone.place
         self.atomic = zone.atomic
 
     def read(self, name: str) -> Records:
         """See Zone."""
-        return self._try(lambda: self._zone.read(name))
+        return self._patience.call(lambda: self._zone.read(name))
 
     def ensure(self, name: str, addresses: Addresses, ttl: int, fence: Fence, expected: Fence | None) -> None:
         """See Zone. It may be done twice: what was done already is found there with our fence."""
-        self._try(lambda: self._zone.ensure(name, addresses, ttl, fence, expected))
+        self._patience.call(lambda: self._zone.ensure(name, addresses, ttl, fence, expected))
 
     def authoritative(self, name: str) -> Mapping[str, Records | ZoneError]:
         """See Zone. Nothing is tried again: who waits for a server's answer asks until it is the right one."""
@@ -372,21 +335,6 @@ class Patient:
     def close(self) -> None:
         """See Zone."""
         self._zone.close()
-
-    def _try(self, action: Callable[[], _T]) -> _T:
-        pace, pause, ends = self._pace, self._pace.first, 0.0
-        while True:
-            try:
-                return action()
-            except ZoneError as error:
-                now = pace.clock()
-                ends = ends or now + pace.limit
-                wait = error.wait or pause * random.uniform(0.5, 1.0)  # noqa: S311  # not for a secret
-                if not error.passing or now + wait > ends:
-                    raise
-                self._say(f"{error.zone}: trying again in {wait:.1f} s, {duration(ends - now)} are left: {error.why}")
-                pace.sleep(wait)
-                pause = min(2 * pause, pace.longest)
 
 
 @dataclass
