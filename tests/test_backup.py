@@ -32,10 +32,11 @@ from i12e import (
 )
 from i12e.backups import Mark, Place
 from i12e.build import Build
+from i12e.contents import Contents
 from i12e.damaged import Damaged
 from i12e.database import Database
 from i12e.deploy import Situation
-from i12e.errors import UserError
+from i12e.errors import Problem, UserError
 from i12e.folders import Folder
 from i12e.settings import ExtraPath, Retention, Store
 from i12e.stores import Full, Memory, StoreError
@@ -243,7 +244,7 @@ def test_a_full_disk_of_this_machine_is_told_and_nothing_is_committed(world: Wor
     full = OSError(28, "No space left on device")
     with mock.patch.object(Taking, "_database", side_effect=full), pytest.raises(UserError, match="No space left"):
         bundles.make(world, place)
-    with mock.patch.object(Taking, "_cluster_files", side_effect=full), pytest.raises(UserError, match="No space left"):
+    with mock.patch.object(Contents, "of_cluster", side_effect=full), pytest.raises(UserError, match="No space left"):
         bundles.make(world, place)
     assert states(place) == {first: backups.GOOD}
     with mock.patch.object(verify, "check_database", side_effect=full):
@@ -272,7 +273,8 @@ def test_a_store_without_room_is_told_and_the_newest_good_one_stays(world: World
 def test_an_error_of_a_user_rings_once_and_a_good_backup_tells_the_watchdogs(world: World) -> None:
     place = memory()
     with mock.patch.object(alarms.Alarms, "failed", return_value=[]) as failed:
-        with mock.patch.object(Taking, "_database", side_effect=backup.Failed("no server")), pytest.raises(UserError):
+        broken = UserError(Problem("", None, None, "no server"))
+        with mock.patch.object(Taking, "_database", side_effect=broken), pytest.raises(UserError):
             bundles.make(world, place)
         with mock.patch.object(alarms.Alarms, "good", return_value=[]) as told:
             bundles.make(world, place)

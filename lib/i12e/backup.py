@@ -11,20 +11,11 @@ The order, in which a kill at any point leaves the newest good backup what it wa
 
 from __future__ import annotations
 
-import getpass
 import importlib.metadata
-import io
-import os
-import socket
-import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO
+from dataclasses import dataclass, replace
 
 from i12e import (
     age,
@@ -33,7 +24,6 @@ from i12e import (
     backups,
     bundle,
     collect,
-    credentials,
     database,
     fence,
     fleet,
@@ -46,17 +36,17 @@ from i12e import (
 from i12e.backups import Place
 from i12e.build import Build
 from i12e.bundle import Index, Manifest, Part, Sums
+from i12e.contents import Content, Contents, Report, Unread, blocks
 from i12e.damaged import Damaged
 from i12e.database import Database
 from i12e.deploy import Situation
-from i12e.errors import Problem, UsageError, UserError
-from i12e.facts import HostFacts, Silent
+from i12e.errors import Outside, Problem, UsageError, UserError
+from i12e.facts import HostFacts
 from i12e.files import private_folder
-from i12e.lock import duration, seconds
-from i12e.openstore import open_store
-from i12e.paths import Paths
+from i12e.lock import duration, operator, seconds
+from i12e.openplaces import open_places
 from i12e.secrets import Secret
-from i12e.settings import Cluster, ExtraPath
+from i12e.settings import Cluster
 from i12e.stores import Exists, Store, StoreError
 
 _COMMAND = 3600.0  # seconds in which a command before or after a path may be silent
@@ -64,19 +54,6 @@ _LOOK = 15.0  # seconds for which a store that does not answer is asked for a fr
 _SKEW = 300.0  # seconds by which two clocks may differ before it is told
 _MANY = 8  # hosts whose files are taken at once
 _PIECE = 1 << 20
-
-
-class Failed(Exception):
-    """A step of a backup failed: there is none."""
-
-    def __init__(self, why: str, remedy: str = "") -> None:
-        self.why = why
-        self.remedy = remedy
-        super().__init__(why)
-
-    def problem(self) -> Problem:
-        """Return it as a person is told it."""
-        return Problem("", None, None, self.why, self.remedy)
 
 
 @dataclass
@@ -103,60 +80,6 @@ class Target:
     def name(self) -> str:
         """Its name."""
         return self.place.store.name
-
-
-@dataclass
-class Content:
-    """A part that is to be sealed."""
-
-    name: str
-    what: str
-    source: Callable[[], Iterable[bytes]]
-    expected: Sums | None = None
-    """What it has to be, where that was checked before."""
-    host: str = ""
-    path: ExtraPath | None = None
-
-
-@dataclass
-class Stored:
-    """What became of the parts."""
-
-    parts: list[Part] = field(default_factory=list)
-    plain: dict[str, Sums] = field(default_factory=dict)
-    lacks: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-
-def open_places(
-    build: Build, cluster: Cluster, only: str = "", probe: bool = True, patience: float = 300.0
-) -> tuple[list[Place], list[Problem]]:
-    """Given a cluster and the name of one of its stores (all), return its folders in them, and what is wrong.
-
-    `probe`: every store that is returned has been written to, read and listed just now; `patience`: seconds for which
-    what fails is tried again. Raise UserError for a name that no store has.
-    """
-    found = backup_keys.stores(build.paths, cluster, os.environ)
-    if only and only not in [store.name for store in found]:
-        names = ", ".join(store.name for store in found)
-        raise UsageError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
-    if probe and not cluster.backup.stores:  # the user's own folder, on no disk that could be missing
-        for each in found:
-            with suppress(OSError):  # the store says it better
-                Path(each.folder or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    opening = credentials.of_stores(found, build.group("backup"), f"{build.paths.secrets}/backup.yaml")
-    places, problems = [], []
-    for settings in found:
-        if only in ("", settings.name):
-            try:
-                store = open_store(settings, opening.get(settings.name, {}), screen.say, patience)
-                if probe:
-                    store.probe()
-            except StoreError as error:
-                problems.append(error.problem())
-            else:
-                places.append(Place(store, cluster.name))
-    return places, problems
 
 
 def slot_of(now: float, length: int) -> str:
@@ -266,8 +189,11 @@ class _Taking:
         self.scheduled = scheduled
         self.only = only
         self.wait = wait
-        self.by = f"{getpass.getuser()}@{socket.gethostname()}"
-        self.stored = Stored()
+        self.by = operator()
+        self.report = Report()
+        self.parts: list[Part] = []
+        self.plain: dict[str, Sums] = {}
+        """What was sealed in each part."""
         self.good: list[str] = []
         """The stores that have it."""
         self.id = ""
@@ -284,7 +210,7 @@ class _Taking:
         places, problems = open_places(self.build, self.cluster, self.only)
         if not places:
             raise UserError(problems)
-        self.stored.problems += problems
+        self.report.problems += problems
         began = time.monotonic()
         with ExitStack() as stack:
             for place in places:
@@ -294,22 +220,22 @@ class _Taking:
                 if targets:
                     self._take(targets, began)
             except UserError as error:
-                self.stored.problems += error.problems
-            except (Failed, StoreError, remote.Unreachable) as error:
-                self.stored.problems.append(error.problem())
+                self.report.problems += error.problems
+            except Outside as error:
+                self.report.problems.append(error.problem())
             except OSError as error:  # of this machine: its disk is full, or a file of the repository cannot be read
                 where = str(error.filename or self.build.paths.build)
-                self.stored.problems.append(Problem(where, None, None, error.strerror or str(error)))
+                self.report.problems.append(Problem(where, None, None, error.strerror or str(error)))
             finally:
                 self._clear_up(targets)
         self.good = good = [target.name for target in targets if target.committed]
-        self.stored.problems += [
+        self.report.problems += [
             Problem("", None, None, f"{target.name}: {target.why}", "the other stores have it" if good else "")
             for target in targets
             if target.why
         ]
-        if self.stored.problems:
-            raise UserError(self.stored.problems)
+        if self.report.problems:
+            raise UserError(self.report.problems)
         return self.id if good else ""
 
     # --- 1: the stores
@@ -324,16 +250,16 @@ class _Taking:
                     self.id = bundle.new_id(self.at)
                 target = self._admit(place, stack)
             except StoreError as error:
-                self.stored.problems.append(error.problem())
+                self.report.problems.append(error.problem())
             except lease.Lost as error:
-                self.stored.problems.append(error.problem())
+                self.report.problems.append(error.problem())
             except lease.Busy as error:
                 if self.scheduled:
                     self.build.tell("KEEP", place.store.name, f"{error.who} is at work there", "kept")
                 else:
-                    self.stored.problems += error.problems
+                    self.report.problems += error.problems
             except UserError as error:
-                self.stored.problems += error.problems
+                self.report.problems += error.problems
             else:
                 found += [target] if target else []
         return found
@@ -391,13 +317,14 @@ class _Taking:
         for target in targets:
             self._explain(target.place)
         now = fleet.situation(self.hosts, [], whole=False)
+        files = Contents(self.build, self.cluster, self.hosts, now.view.facts, self.report)
         taken = self._database(now)
         with closing(taken):
             contents = [
-                Content(bundle.DATABASE, "database", lambda: _blocks(taken.file), taken.sums),
-                Content(bundle.CLUSTER, "cluster", self._cluster_files),
-                Content(bundle.HOSTS, "hosts", lambda: self._hosts_files(now)),
-                *self._paths(now),
+                Content(bundle.DATABASE, "database", lambda: blocks(taken.file), taken.sums),
+                Content(bundle.CLUSTER, "cluster", files.of_cluster),
+                Content(bundle.HOSTS, "hosts", files.of_hosts),
+                *files.of_paths(),
             ]
             for content in contents:
                 self._store(content, targets)
@@ -409,8 +336,8 @@ class _Taking:
             uid=taken.uid,
             token=taken.token,
             sentinel=taken.sentinel.fields(),
-            plain=self.stored.plain,
-            sealed={part.name: part.sha256 for part in self.stored.parts},
+            plain=self.plain,
+            sealed={part.name: part.sha256 for part in self.parts},
             manifests=tuple(self._essence(self._manifest(taken, now, target)) for target in _living(targets)),
         )
         self._store_small(bundle.INDEX, "index", age.seal_small(index.content(), self._recipients), targets)
@@ -425,7 +352,8 @@ class _Taking:
         """Return the database of the first healthy server that gives one which is proven."""
         servers = _servers(now)
         if not servers:
-            raise Failed("no server of the cluster answers: there is nothing to back up", "see ./doit status")
+            said = "no server of the cluster answers: there is nothing to back up"
+            raise UserError(Problem("", None, None, said, "see ./doit status"))
         folder = self.build.paths.root / self.build.paths.build
         private_folder(folder)
         met: list[Problem] = []
@@ -441,98 +369,9 @@ class _Taking:
                 met.append(Problem("", None, None, f"{name}: {error.why}"))
                 continue
             # Another one gave it, and it is good; that this one did not is for the operator to know all the same.
-            self.stored.problems += met
+            self.report.problems += met
             return taken
         raise UserError(met)
-
-    # --- what the database has not
-
-    def _cluster_files(self) -> Iterator[bytes]:
-        """Yield a tar of the repository's files of this environment, and of the tokens that it has now."""
-        root, paths = self.build.paths.root, self.build.paths
-        with tempfile.TemporaryFile(dir=root / paths.build) as file:
-            with tarfile.open(fileobj=file, mode="w|") as tar:
-                for name in (paths.hosts, paths.secrets, ".sops.yaml", "templates/local"):
-                    if (root / name).exists():
-                        tar.add(root / name, f"repo/{name}", filter=_plain_entry(paths))
-                for name, value in self._tokens():
-                    _add(tar, f"tokens/{name}", value.reveal().encode() + b"\n")
-            yield from _blocks(file)
-
-    def _tokens(self) -> Iterator[tuple[str, Secret]]:
-        group = self.build.group("cluster")
-        for name in ("server_token", "agent_token"):
-            if isinstance(value := group.get(name), Secret):
-                yield name, value
-
-    def _hosts_files(self, now: Situation) -> Iterator[bytes]:
-        """Yield a tar with a folder for each host: its tokens, configs, manifests, the password of its node."""
-        names = [name for name, found in now.view.facts.items() if isinstance(found, HostFacts) and not found.is_bare]
-        folder = self.build.paths.root / self.build.paths.build
-        with ExitStack() as stack:
-            with ThreadPoolExecutor(_MANY) as pool:
-                sent = dict(zip(names, pool.map(lambda name: self._host_files(name, folder), names), strict=True))
-            for each in sent.values():
-                if not isinstance(each, str):
-                    stack.enter_context(each)
-            file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
-            with tarfile.open(fileobj=file, mode="w|") as tar:
-                for name, each in sent.items():
-                    if isinstance(each, str):
-                        self._lacks(f"the files of {name}: {each}")
-                        continue
-                    try:
-                        _copied(each, tar, name)
-                    except tarfile.TarError as error:
-                        raise Failed(f"the files of {name} did not come as a tar: {error}") from None
-            yield from _blocks(file)
-        for name, found in now.view.facts.items():
-            if isinstance(found, Silent):
-                self._lacks(f"the files of {name}: {found.why}")
-
-    def _host_files(self, name: str, folder: Path) -> IO[bytes] | str:
-        """Return a file without a name with the tar that a host sent, or why there is none."""
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by whoever reads it
-        try:
-            done = self.hosts[name].stream(collect.files_script(), lambda block: _write(file, block), quiet=120)
-        except remote.Unreachable as error:
-            file.close()
-            return error.why
-        if done.status:
-            file.close()
-            return (done.complaint.strip().splitlines() or [f"tar ended with status {done.status}"])[-1][:300]
-        file.seek(0)
-        return file
-
-    def _paths(self, now: Situation) -> Iterator[Content]:
-        """Yield the extra paths, of the hosts that hold them."""
-        for number, each in enumerate(self.cluster.backup.paths, start=1):
-            for name, found in now.view.facts.items():
-                if not each.on(name):
-                    continue
-                if isinstance(found, Silent):
-                    self._lacks(f"{each.path} of {name}: {found.why}")
-                elif not found.is_bare:
-                    source = self._path_source(name, each)
-                    yield Content(f"path-{name}-{number}.tar.gz.age", "path", source, None, name, each)
-
-    def _path_source(self, name: str, each: ExtraPath) -> Callable[[], Iterable[bytes]]:
-        script = collect.path_script(each.path, each.before, each.after)
-
-        def push(take: Callable[[bytes], None]) -> None:
-            done = self.hosts[name].stream(script, take, quiet=_COMMAND)
-            if done.status == collect.AFTER_FAILED:
-                said = done.complaint.strip()[-300:]
-                why = f"{name}: the command after {each.path} failed: {said}"
-                self.stored.problems.append(Problem("", None, None, why, "what it starts may be stopped: look"))
-            elif done.status:
-                raise Unread(_why_unread(done.status, done.complaint))
-
-        return lambda: spread.pulled(push)
-
-    def _lacks(self, said: str) -> None:
-        self.stored.lacks.append(said)
-        self.stored.problems.append(Problem("", None, None, f"the backup lacks {said}"))
 
     # --- 3: into the stores
 
@@ -541,7 +380,7 @@ class _Taking:
         sums: list[tuple[Sums, Sums]] = []
         stores = {target.name: target.store for target in _living(targets)}
         if not stores:
-            raise Failed("no store took it")
+            raise UserError(Problem("", None, None, "no store is left that takes it"))
 
         def produce(take: Callable[[bytes], None]) -> None:
             screen.say(f"seals and stores {content.name}")
@@ -552,15 +391,15 @@ class _Taking:
         except Unread as error:
             assert content.path is not None  # noqa: S101  # only they are read so
             if error.why or content.path.hosts is not None:
-                self._lacks(f"{content.path.path} of {content.host}: {error.why or 'it is not there'}")
+                self.report.lack(f"{content.path.path} of {content.host}: {error.why or 'it is not there'}")
             return
         plain, sealed = sums[0]
         if content.expected is not None and plain != content.expected:
-            raise Failed(f"{content.name}: what was sealed is not what was proven")
+            raise UserError(Problem("", None, None, f"{content.name}: what was sealed is not what was proven"))
         self._mend(content.name, targets, failed)
-        self.stored.plain[content.name] = plain
+        self.plain[content.name] = plain
         path = content.path
-        self.stored.parts.append(
+        self.parts.append(
             Part(
                 name=content.name,
                 size=sealed.size,
@@ -581,7 +420,7 @@ class _Taking:
         summing = bundle.Summing()
         summing.add(sealed)
         sums = summing.sums()
-        self.stored.parts.append(Part(name, sums.size, sums.sha256, what))
+        self.parts.append(Part(name, sums.size, sums.sha256, what))
 
     def _mend(self, name: str, targets: Sequence[Target], failed: Mapping[str, StoreError]) -> None:
         """Let a store that did not take the stream have it from one that did: the bytes have to be the same."""
@@ -606,8 +445,8 @@ class _Taking:
 
     def _read_back(self, target: Target) -> None:
         """Read every part from a store, open it with the key that is forgotten after that, and compare."""
-        screen.say(f"{target.name}: reads back {screen.count(len(self.stored.parts), 'part')}")
-        for part in self.stored.parts:
+        screen.say(f"{target.name}: reads back {screen.count(len(self.parts), 'part')}")
+        for part in self.parts:
             source = target.store.read(target.place.part(self.id, part.name))
             try:
                 if part.name == bundle.KEY:  # which only the recipients open
@@ -623,7 +462,7 @@ class _Taking:
             except Damaged as error:
                 target.why = f"{part.name} is not what was stored: {error.why}"
                 return
-            expected = self.stored.plain.get(part.name)
+            expected = self.plain.get(part.name)
             if told != Sums(part.size, part.sha256) or (expected is not None and plain != expected):
                 target.why = f"{part.name} is not what was stored"
                 return
@@ -653,10 +492,10 @@ class _Taking:
             number=target.number,
             slot=target.slot,
             recipients=self.cluster.backup.recipients,
-            parts=tuple(self.stored.parts),
+            parts=tuple(self.parts),
             objects=taken.counts,
             hosts=digests,
-            lacks=tuple(self.stored.lacks),
+            lacks=tuple(self.report.lacks),
         )
 
     @staticmethod
@@ -706,7 +545,7 @@ class _Taking:
                     target.lease.settle(self.id)
 
     def _told(self, targets: Sequence[Target], taken: Database, took: float) -> None:
-        size = sum(part.size for part in self.stored.parts)
+        size = sum(part.size for part in self.parts)
         for target in targets:
             if target.committed:
                 facts = {
@@ -717,26 +556,11 @@ class _Taking:
                     "server": taken.server,
                     "datastore": taken.kind,
                     "slot": target.slot,
-                    "lacks": list(self.stored.lacks),
+                    "lacks": list(self.report.lacks),
                 }
                 what = f"{self.id} to {target.name}"
                 remark = f"{taken.kind} of {taken.server}, {size / 1e6:.1f} MB, read back and proven in {took:.0f} s"
                 self.build.tell("BACKUP", what, remark, facts=facts)
-
-
-class Unread(Exception):
-    """A path of a host could not be read; `why` is empty where it is not there."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(why)
-
-
-def _why_unread(status: int, complaint: str) -> str:
-    said = (complaint.strip().splitlines() or [f"tar ended with status {status}"])[-1][:300]
-    if status == collect.ABSENT:
-        return ""
-    return f"the command before it failed: {said}" if status == collect.BEFORE_FAILED else said
 
 
 def _living(targets: Sequence[Target]) -> list[Target]:
@@ -748,50 +572,6 @@ def _servers(now: Situation) -> list[str]:
     """Return the servers that answer, healthy ones first."""
     answering = now.view.answering()
     return sorted(answering, key=lambda name: not now.view.healthy(name))
-
-
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield all of a file."""
-    file.seek(0)
-    while block := file.read(_PIECE):
-        yield block
-
-
-def _write(file: IO[bytes], block: bytes) -> None:
-    file.write(block)
-
-
-def _copied(sent: IO[bytes], tar: tarfile.TarFile, folder: str) -> None:
-    """Given a tar, another one and a folder, put the entries of the first one into the second, below the folder."""
-    with tarfile.open(fileobj=sent, mode="r|") as inner:
-        for entry in inner:
-            content = inner.extractfile(entry) if entry.isreg() else None
-            entry.name = f"{folder}/{entry.name}"
-            entry.linkname = f"{folder}/{entry.linkname}" if entry.islnk() else entry.linkname
-            tar.addfile(entry, content)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
-    tar.addfile(entry, io.BytesIO(content))
-
-
-def _plain_entry(paths: Paths) -> Callable[[tarfile.TarInfo], tarfile.TarInfo | None]:
-    """Return what leaves out of a tar what is of other environments, and what is neither a file nor a folder."""
-    others = {f"repo/{kind}/{name}" for kind in ("hosts", "secrets") for name in _environments(paths)}
-
-    def choose(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        regular = entry.isfile() or entry.isdir() or entry.issym()
-        return entry if regular and entry.name not in others else None
-
-    return choose
-
-
-def _environments(paths: Paths) -> list[str]:
-    from i12e.paths import environments
-
-    return [name for name in (*environments(paths.root), "example", "example-fcos") if name != paths.env]
 
 
 def _is_installed() -> bool:

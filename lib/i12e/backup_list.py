@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from i12e import alarms, backups, screen
-from i12e.backup import open_places
 from i12e.backups import Age, Backup, Mark, Place
 from i12e.build import Build
 from i12e.errors import Problem, UserError
 from i12e.lock import duration
+from i12e.openplaces import open_places
 from i12e.settings import Cluster
 from i12e.stores import NotThere, StoreError
 

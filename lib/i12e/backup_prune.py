@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from i12e import backups, bundle, fence, lease, retention, screen
-from i12e.backup import open_places
 from i12e.backups import Backup, Place
 from i12e.build import Build
 from i12e.errors import Problem, UserError
+from i12e.openplaces import open_places
 from i12e.settings import Cluster
 from i12e.stores import Locked, Missing, StoreError
 

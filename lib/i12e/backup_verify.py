@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import time
 from collections.abc import Sequence
 
 from i12e import alarms, backup_keys, backups, screen, verify
-from i12e.backup import open_places
 from i12e.backups import Backup, Mark, Place
 from i12e.build import Build
 from i12e.damaged import Damaged
 from i12e.errors import Problem, UsageError, UserError
 from i12e.files import private_folder
+from i12e.lock import operator
+from i12e.openplaces import open_places
 from i12e.secrets import Secret
 from i12e.stores import Missing, StoreError
 
@@ -105,7 +104,7 @@ def _check(build: Build, place: Place, each: Backup, keys: Sequence[Secret]) -> 
     took = time.monotonic() - began
     problems: list[Problem] = []
     if keys or why:  # without a key, that the files are the same proves less than a mark says
-        mark = Mark(place.store.now(), f"{getpass.getuser()}@{socket.gethostname()}", not why, why, round(took, 1))
+        mark = Mark(place.store.now(), operator(), not why, why, round(took, 1))
         try:
             place.mark(each.id, backups.VERIFIED, mark)
         except StoreError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from i12e import backups, bundle, lease, screen
 from i12e.backups import Place
 from i12e.bundle import Abandoned
+from i12e.lock import operator
 from i12e.stores import Exists
 
 
@@ -26,11 +25,10 @@ def take(
         place.store, what, key=place.lease, wait=wait, tell=screen.say, above=highest, every=every, length=length
     )
     try:
-        by = f"{getpass.getuser()}@{socket.gethostname()}"
         # Also what the lease does not name: somebody may have removed it under a holder who was stopped.
         unfinished = [each.id for each in backups.survey(place) if each.state == backups.UNFINISHED]
         for earlier in dict.fromkeys([*held.open, *filter(bundle.is_id, unfinished)]):
-            stone = Abandoned(earlier, by, int(place.store.now()), held.number)
+            stone = Abandoned(earlier, operator(), int(place.store.now()), held.number)
             with suppress(Exists):
                 place.store.create(place.part(earlier, bundle.MANIFEST), stone.content())
             held.settle(earlier)

@@ -25,7 +25,6 @@ object is there; `above` covers the case that somebody deleted it.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import math
 import os
@@ -38,7 +37,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from i12e.errors import Problem, UserError
-from i12e.lock import duration
+from i12e.lock import duration, operator
 from i12e.stores import Changed, Exists, Missing, Store, StoreError
 
 KEY = "lease.json"
@@ -365,9 +364,9 @@ class _Watch:
 
 def this_process() -> Holder:
     """Return this process as the holder of a lease; each call gives another one."""
-    host, pid = os.uname().nodename, os.getpid()
+    pid = os.getpid()
     start = _start(pid)
-    return Holder(f"{_user()}@{host} (pid {pid})", str(uuid.uuid4()), _boot(), pid, start or 0)
+    return Holder(f"{operator()} (pid {pid})", str(uuid.uuid4()), _boot(), pid, start or 0)
 
 
 def _dead(holder: Holder) -> bool:
@@ -400,13 +399,6 @@ def _boot() -> str:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def _clock() -> float:

@@ -95,6 +95,11 @@ def describe(path: Path) -> str:
         return "another run is at work here"
 
 
+def operator() -> str:
+    """Return who this is, for others who are kept waiting or want to know: USER@HOST."""
+    return f"{_user()}@{os.uname().nodename}"
+
+
 def duration(seconds: float) -> str:
     """Given seconds, return them as a person says them: 4 s, 12 min, 3 h 5 min."""
     whole = max(0, round(seconds))

@@ -6,7 +6,6 @@ that was killed anywhere is followed by the same command, which goes on from wha
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import shlex
@@ -23,7 +22,7 @@ from i12e.build import Build
 from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
 from i12e.facts import STATE, ClusterView, HostFacts
-from i12e.lock import duration, seconds
+from i12e.lock import duration, operator, seconds
 from i12e.settings import Cluster
 
 _NEWS = 10.0  # seconds between two lines about one wait
@@ -165,7 +164,7 @@ class Rollout:
         self.hosts = hosts
         self.targets = list(targets)
         self.given = given
-        self.operator = f"{getpass.getuser()}@{socket.gethostname()}"
+        self.operator = operator()
         self.clone = hashlib.sha256(str(build.paths.root).encode() + socket.gethostname().encode()).hexdigest()[:12]
         self._locks: dict[str, remote.Held] = {}
         self._view = ClusterView()
