@@ -104,6 +104,17 @@ def test_one_edited_host_is_reset_and_no_other() -> None:
     assert [deploy.plan(name, now).action for name in NAMES] == [NOTHING, NOTHING, NOTHING, RESET]
 
 
+def test_a_reset_of_a_host_of_a_living_cluster_wants_a_backup_before_it() -> None:
+    old = cluster(agent_1=healthy("agent-1", {}, **outdated("agent-1")))
+    assert deploy.plan("agent-1", old).after_backup
+    assert not any(deploy.plan(name, cluster()).after_backup for name in NAMES)
+    assert not any(deploy.plan(name, bare()).after_backup for name in NAMES), "there is nothing to lose"
+    only = {"server-1": WANTED["server-1"]}
+    view = ClusterView({"server-1": stopped("server-1", **outdated("server-1"))}, ("server-1",))
+    silent = deploy.plan("server-1", Situation(only, view, {}, ["server-1"]))
+    assert (silent.action, silent.after_backup) == (RESET, False), "of a cluster that does not answer none can be taken"
+
+
 def test_of_bare_hosts_the_first_server_alone_founds() -> None:
     plans = [deploy.plan(name, bare()) for name in NAMES]
     assert [plan.action for plan in plans] == [INSTALL] * 4

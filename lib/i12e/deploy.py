@@ -56,6 +56,8 @@ class HostPlan:
     """What datastore it has, which is kept: etcd, sqlite or none."""
     downtime: bool = False
     """Whether the API is away meanwhile."""
+    after_backup: bool = False
+    """Whether a fresh good backup has to be there before: the cluster lives, and it could be lost by a reset."""
 
     @property
     def resets(self) -> bool:
@@ -171,6 +173,7 @@ def plan(name: str, now: Situation) -> HostPlan:
         volumes=found.volumes,
         datastore=found.datastore,
         downtime=host.role == "server" and bool(found.datastore) and not others,
+        after_backup=action == RESET and bool(now.view.answering()),
     )
 
 

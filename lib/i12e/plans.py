@@ -40,20 +40,25 @@ def lines(build: Build, plans: Sequence[HostPlan], now: Situation) -> Iterator[s
             yield f"    founds a NEW, EMPTY cluster {now.wanted[plan.name].host.cluster}: no server of it has data"
         if plan.forgets:
             yield "    the cluster's node of this name is deleted first: its machine is no more"
-        if not plan.resets:
-            continue
-        if plan.downtime:
-            yield "    the API is away meanwhile: no other server answers"
-        if plan.drains:
-            yield "    its pods are moved to other hosts first"
-        yield f"    keeps    {', '.join(plan.keeps)}, the machine id"
-        if plan.datastore:
-            yield f"    keeps    the {plan.datastore} datastore in /var/lib/rancher/k3s/server/db"
-        for volume in plan.volumes:
-            yield f"    keeps    volume {volume}"
-        for gone in plan.deletes:
-            yield f"    deletes  {gone}"
-        yield from (f"    {line}" for line in _changes(build, plan, now))
+        if plan.resets:
+            yield from _reset_lines(build, plan, now)
+
+
+def _reset_lines(build: Build, plan: HostPlan, now: Situation) -> Iterator[str]:
+    if plan.after_backup:
+        yield "    a backup of the cluster is taken first, unless a good one is fresh"
+    if plan.downtime:
+        yield "    the API is away meanwhile: no other server answers"
+    if plan.drains:
+        yield "    its pods are moved to other hosts first"
+    yield f"    keeps    {', '.join(plan.keeps)}, the machine id"
+    if plan.datastore:
+        yield f"    keeps    the {plan.datastore} datastore in /var/lib/rancher/k3s/server/db"
+    for volume in plan.volumes:
+        yield f"    keeps    volume {volume}"
+    for gone in plan.deletes:
+        yield f"    deletes  {gone}"
+    yield from (f"    {line}" for line in _changes(build, plan, now))
 
 
 def _differences(build: Build, plan: HostPlan, now: Situation) -> list[Any]:
@@ -92,6 +97,7 @@ def as_json(plan: HostPlan) -> Mapping[str, Any]:
         "deletes_old_node": plan.forgets,
         "drains": plan.drains,
         "api_away": plan.downtime,
+        "after_backup": plan.after_backup,
         "keeps": list(plan.keeps),
         "deletes": list(plan.deletes),
         "datastore": plan.datastore or None,

@@ -188,7 +188,7 @@ class Rollout:
         problems = [Problem("", None, None, f"{plan.name}: {plan.why}", plan.remedy) for plan in refused]
         if todo:
             self._confirm(todo, now)
-            self._back_up(todo, now)
+            self._back_up(todo)
             problems += self._apply(todo, now)
         if problems:
             raise UserError(problems)
@@ -216,10 +216,10 @@ class Rollout:
         if answer != word:
             raise UserError(Problem("", None, None, f'"{answer}" is not {word}: nothing was changed'))
 
-    def _back_up(self, todo: Sequence[HostPlan], now: Situation) -> None:
-        """See that there is a fresh good backup before a host of a living cluster is reset; raise UserError."""
-        resets = [plan.name for plan in todo if plan.action == deploy.RESET]
-        if not resets or not now.view.answering():
+    def _back_up(self, todo: Sequence[HostPlan]) -> None:
+        """See that there is a fresh good backup, where a plan asks for one; raise UserError."""
+        resets = [plan.name for plan in todo if plan.after_backup]
+        if not resets:
             return
         if self.given.no_backup:
             screen.say(f"--no-backup: {self.given.no_backup}: {', '.join(resets)} will be reset without a fresh one")
