@@ -27,11 +27,25 @@ import etcd
 import kine
 import rows
 from conftest import small_project
-from i12e import age, backup, bundle, collect, database, fleet, proof, registry, snapshots, tokens
+from i12e import (
+    age,
+    backup,
+    backup_verify,
+    backups,
+    bundle,
+    collect,
+    database,
+    fleet,
+    proof,
+    registry,
+    snapshots,
+    tokens,
+)
 from i12e.backups import Place
 from i12e.build import Build
 from i12e.database import Database
 from i12e.deploy import Situation, Wanted
+from i12e.errors import Problem
 from i12e.facts import Facts, HostFacts, Node
 from i12e.paths import Paths
 from i12e.programs import Done
@@ -321,3 +335,10 @@ def etcd_running() -> Iterator[etcd.Etcd]:
     """Run an empty etcd until the block ends."""
     with tempfile.TemporaryDirectory() as folder, etcd.running(Path(folder)) as running:
         yield running
+
+
+def faults(world: World, place: Place, each: backups.Backup, key: Secret | None = None) -> list[Problem]:
+    """Given a backup of a store, return what backup_verify finds wrong with it, with the cluster's key or another."""
+    verifying = backup_verify.Verifying(world.build, [key or world.key], [])
+    verifying.check(place, each)
+    return [*verifying.problems, *verifying.other_key]

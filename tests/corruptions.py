@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 import bundles
 import etcd
-from i12e import age, backup_list, backup_verify, backups, bundle, snapshots, verify
+from i12e import age, backup_list, backups, bundle, snapshots, verify
 from i12e.backups import Place
 from i12e.bundle import Abandoned, Manifest
 from i12e.damaged import Damaged
@@ -573,7 +573,7 @@ def round_of(at: Ground, name: str, changes: Changes, tally: Tally) -> None:
             tally.key += 1  # nothing is left of it
         else:
             with _quiet():
-                problems = backup_verify._check(at.world.build, at.place, each, [at.world.key])
+                problems = bundles.faults(at.world, at.place, each)
             tally.key += bool(problems)
             wrong += [] if problems else ["backup_verify finds nothing wrong"]
         after = backups.survey(at.place)
@@ -617,7 +617,7 @@ def wrong_key(at: Ground, tally: Tally) -> None:
     tally.rounds += 1
     each = backups.survey(at.place)[0]
     with _quiet():
-        problems = backup_verify._check(at.world.build, at.place, each, [age.make()[0]])
+        problems = bundles.faults(at.world, at.place, each, age.make()[0])
     tally.key += bool(problems)
     last = backups.newest(backups.survey(at.place))
     if not problems or last is None or last.id != at.ids[-1] or at.there() != at.base:

@@ -36,7 +36,7 @@ from i12e.contents import Contents
 from i12e.damaged import Damaged
 from i12e.database import Database
 from i12e.deploy import Situation
-from i12e.errors import Problem, UserError
+from i12e.errors import Problem, UsageError, UserError
 from i12e.folders import Folder
 from i12e.settings import ExtraPath, Retention, Store
 from i12e.stores import Full, Memory, StoreError
@@ -248,7 +248,7 @@ def test_a_full_disk_of_this_machine_is_told_and_nothing_is_committed(world: Wor
         bundles.make(world, place)
     assert states(place) == {first: backups.GOOD}
     with mock.patch.object(verify, "check_database", side_effect=full):
-        (problem,) = backup_verify._check(world.build, place, backups.survey(place)[0], [world.key])
+        (problem,) = bundles.faults(world, place, backups.survey(place)[0])
     assert "cannot be checked here: No space left on device" in str(problem)
     assert good(place) == [first]
     assert backups.survey(place)[0].verified is None
@@ -643,7 +643,7 @@ def test_a_backup_that_a_liar_gives_another_name_and_number_is_found_bad_and_the
     with pytest.raises(Damaged, match="another backup's"):
         verify.check(place, false, [world.key], world.folder)
     each = backups.survey(place)[0]
-    assert backup_verify._check(world.build, place, each, [world.key])
+    assert bundles.faults(world, place, each)
     assert good(place) == [second, first]
 
 
@@ -754,10 +754,25 @@ def test_verify_with_another_key_holds_nothing_against_a_backup(
     first = bundles.make(world)
     (tmp_path / "other.txt").write_text(age.make()[0].reveal())
     monkeypatch.setenv(backup_keys.KEY_FILE, str(tmp_path / "other.txt"))
-    with pytest.raises(UserError, match="the key here is another one"):
-        backup_verify.run(world.build, "", "", all=False, sealed=False)
+    with mock.patch.object(alarms.Alarms, "failed", return_value=[]) as rung:
+        with pytest.raises(UserError, match="the key here is another one"):
+            backup_verify.run(world.build, "", "", all=False, sealed=False)
+    rung.assert_not_called()
     assert good(place) == [first]
     assert backups.survey(place)[0].verified is None
+
+
+def test_a_typing_error_rings_nobody_out_of_bed(folder: tuple[World, Place]) -> None:
+    world, _ = folder
+    bundles.make(world)
+    with mock.patch.object(alarms.Alarms, "failed", return_value=[]) as rung:
+        with pytest.raises(UsageError, match="there is no such store"):
+            bundles.make(world, only="nowhere")
+        with pytest.raises(UsageError, match="there is no such backup"):
+            backup_verify.run(world.build, "20270101T000000Z-0a1b2c", "", all=False, sealed=True)
+        with pytest.raises(UsageError, match="write a time such as 90s"):
+            backup.run(world.build, False, "", "soon")
+    rung.assert_not_called()
 
 
 def test_the_list_tells_what_there_is_and_fails_where_a_backup_is_due(folder: tuple[World, Place]) -> None:

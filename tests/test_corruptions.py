@@ -10,10 +10,11 @@ from unittest import mock
 
 import pytest
 
+import bundles
 import corruptions
 from conftest import need
 from corruptions import Ground, Tally
-from i12e import backup_verify, backups, bundle, verify
+from i12e import backups, bundle, verify
 
 SEED = 20261126
 
@@ -71,7 +72,7 @@ def test_a_good_backup_is_found_good(ground: Ground) -> None:
         assert verify.check(ground.place, backup, [ground.world.key], ground.world.folder).token == ground.world.token
         assert verify.check_sealed(ground.place, backup).id == backup
     each = backups.survey(ground.place)[0]
-    assert backup_verify._check(ground.world.build, ground.place, each, [ground.world.key]) == []
+    assert bundles.faults(ground.world, ground.place, each) == []
     newest = backups.survey(ground.place)[0]
     assert newest.verified is not None
     assert newest.verified.ok

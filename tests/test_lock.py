@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from i12e import lock as module
-from i12e.lock import Held, describe, duration, seconds, take
+from i12e.lock import Held, describe, duration, roughly, seconds, take
 
 HOLD = (
     "import sys; from pathlib import Path; from i12e import lock\n"
@@ -255,3 +255,12 @@ def test_a_pause_that_ends_with_an_error_leaves_the_lock_free(path: Path, python
         held.release()
         with pytest.raises(Held):
             take(path, "doit")
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (21600, "6 h"), (86400, "24 h"), (259200, "3 d")],
+)
+def test_how_long_ago_is_told_in_one_unit(time: float, text: str) -> None:
+    assert roughly(time) == text
+    assert roughly(-time - 1) == "in the future"

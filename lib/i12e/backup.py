@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 from i12e import (
     age,
-    alarms,
     backup_keys,
     backups,
     bundle,
@@ -34,6 +33,7 @@ from i12e import (
     spread,
 )
 from i12e.backups import Place
+from i12e.bell import Bell
 from i12e.build import Build
 from i12e.bundle import Index, Manifest, Part, Sums
 from i12e.contents import Content, Contents, Report, Unread, blocks
@@ -92,14 +92,13 @@ def run(build: Build, scheduled: bool, store: str, wait_lease: str) -> None:
 
     Take a backup. Raise UserError with what went wrong, after those whom the cluster's file names were told.
     """
-    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
-    cluster = build.cluster()
     try:
         limit = seconds(wait_lease)
     except ValueError:
-        raise UserError(
-            Problem("", None, None, f'--wait-lease "{wait_lease}": write a time such as 90s or 5m')
-        ) from None
+        said = f'--wait-lease "{wait_lease}": write a time such as 90s or 5m'
+        raise UsageError(Problem("", None, None, said)) from None
+    hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
+    cluster = build.cluster()
     try:
         take(build, cluster, hosts, scheduled=scheduled, only=store, wait=limit)
     finally:
@@ -110,7 +109,7 @@ def take(
     build: Build, cluster: Cluster, hosts: fleet.Hosts, scheduled: bool = False, only: str = "", wait: float = 0.0
 ) -> str:
     """Given a cluster and its hosts, take a backup and return its id, "" where none was due; raise UserError."""
-    bell = alarms.Alarms(cluster.backup.alarms, build.group, screen.say)
+    bell = Bell(build, cluster)
     began = time.monotonic()
     taking = _Taking(build, cluster, hosts, bell, scheduled, only, wait)
     try:
@@ -118,16 +117,16 @@ def take(
     except UsageError:  # a typing error at the keyboard is nobody else's alarm
         raise
     except UserError as error:
-        _ring(build, bell, cluster, error.problems, time.monotonic() - began, bool(taking.good))
+        state = "is there, but not as it should be" if taking.good else "failed"
+        bell.failed(f"backup of {cluster.name} {state}", error.problems, seconds=round(time.monotonic() - began, 1))
         raise
     except BaseException as error:  # also what is a mistake of ours: that there is no backup has to be told
         said = str(error) if isinstance(error, OSError) else type(error).__name__
         why = Problem("", None, None, f"the backup was broken off: {said}")
-        _ring(build, bell, cluster, [why], time.monotonic() - began)
+        bell.failed(f"backup of {cluster.name} failed", [why], seconds=round(time.monotonic() - began, 1))
         raise
     if made:
-        for problem in bell.good():
-            build.note(str(problem))
+        bell.good()
     return made
 
 
@@ -151,21 +150,6 @@ def fresh(build: Build, cluster: Cluster) -> str | None:
     return None
 
 
-def _ring(
-    build: Build,
-    bell: alarms.Alarms,
-    cluster: Cluster,
-    problems: Sequence[Problem],
-    took: float,
-    counts: bool = False,
-) -> None:
-    """Tell what went wrong; `counts`: there is a backup all the same, in some store or without something."""
-    text = build.redact("\n".join(str(problem) for problem in problems))
-    title = f"i12e: backup of {cluster.name} {'is there, but not as it should be' if counts else 'failed'}"
-    for problem in bell.failed(title, text, {"cluster": cluster.name, "seconds": round(took, 1)}):
-        build.note(str(problem))
-
-
 class _Taking:
     """One run of backup."""
 
@@ -177,7 +161,7 @@ class _Taking:
         build: Build,
         cluster: Cluster,
         hosts: fleet.Hosts,
-        bell: alarms.Alarms,
+        bell: Bell,
         scheduled: bool = False,
         only: str = "",
         wait: float = 0.0,
@@ -310,8 +294,7 @@ class _Taking:
     # --- 2: the server
 
     def _take(self, targets: Sequence[Target], began: float) -> None:
-        for problem in self.bell.started():
-            self.build.note(str(problem))
+        self.bell.started()
         self._key, own = age.make()
         self._recipients = (*self.cluster.backup.recipients, own)
         for target in targets:

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from i12e import alarms, backups, screen
+from i12e import backups
 from i12e.backups import Age, Backup, Mark, Place
+from i12e.bell import Bell
 from i12e.build import Build
 from i12e.errors import Problem, UserError
-from i12e.lock import duration
+from i12e.lock import roughly
 from i12e.openplaces import open_places
 from i12e.settings import Cluster
 from i12e.stores import NotThere, StoreError
@@ -42,8 +43,8 @@ class Shelf:
         if self.age.is_stale and self.age.every is not None:
             old = "there is no good backup"
             if self.age.seconds is not None:
-                old = f"the newest good backup is {ago(self.age.seconds)} old"
-            said.append(f"{old}, and one is due every {duration(self.age.every)}")
+                old = f"the newest good backup is {roughly(self.age.seconds)} old"
+            said.append(f"{old}, and one is due every {roughly(self.age.every)}")
         remedy = "./doit backup takes one, and says what is wrong"
         return [Problem("", None, None, f"{self.name}: {text}", remedy) for text in said]
 
@@ -85,10 +86,7 @@ def run(build: Build, store: str, alarm: bool) -> None:
     build.tell("BACKUPS", cluster.name, "", "told", {"stores": [as_json(shelf) for shelf in shelves]}, text)
     problems = [problem for shelf in shelves for problem in shelf.problems]
     if problems and alarm:
-        bell = alarms.Alarms(cluster.backup.alarms, build.group, screen.say)
-        said = build.redact("\n".join(str(problem) for problem in problems))
-        for problem in bell.stale(f"i12e: backups of {cluster.name} are due", said, {"cluster": cluster.name}):
-            build.note(str(problem))
+        Bell(build, cluster).stale(f"backups of {cluster.name} are due", problems)
     if problems:
         raise UserError(problems)
 
@@ -109,13 +107,13 @@ def heads(cluster: Cluster, shelves: Sequence[Shelf]) -> Iterator[str]:
     """Given what the stores have, yield a line for each."""
     width = max((len(shelf.name) for shelf in shelves), default=0)
     every = cluster.backup.slot_seconds
-    due = f"one is due every {duration(every)}" if every else "no schedule"
+    due = f"one is due every {roughly(every)}" if every else "no schedule"
     for shelf in shelves:
         if shelf.why:
             yield f"{shelf.name.ljust(width)}  {shelf.place}: {shelf.why}"
             continue
         last = backups.newest(shelf.found)
-        state = "no good backup" if last is None else f"newest good backup {ago(shelf.now - last.at)} ago"
+        state = "no good backup" if last is None else f"newest good backup {roughly(shelf.now - last.at)} ago"
         late = "  TOO OLD" if shelf.age.is_stale else ""
         yield f"{shelf.name.ljust(width)}  {shelf.place}: {state}, {due}{late}{_proven(last, shelf.now)}"
 
@@ -123,8 +121,10 @@ def heads(cluster: Cluster, shelves: Sequence[Shelf]) -> Iterator[str]:
 def _proven(last: Backup | None, now: float) -> str:
     if last is None:
         return ""
-    verified = f", verified {ago(now - last.verified.at)} ago" if last.verified and last.verified.ok else ""
-    drilled = f", drilled {ago(now - last.drilled.at)} ago" if last.drilled and last.drilled.ok else ", never drilled"
+    verified = f", verified {roughly(now - last.verified.at)} ago" if last.verified and last.verified.ok else ""
+    drilled = (
+        f", drilled {roughly(now - last.drilled.at)} ago" if last.drilled and last.drilled.ok else ", never drilled"
+    )
     return f"{verified}{drilled}"
 
 
@@ -150,7 +150,7 @@ def _row(name: str, copies: Sequence[Backup], now: float) -> tuple[str, ...]:
     remarks += [f"held by {who}" for who in dict.fromkeys(who for each in copies for who in each.held)]
     return (
         name,
-        ago(now - first.at),
+        roughly(now - first.at),
         size(first.size),
         stores,
         f"{manifest.server} ({manifest.datastore})" if manifest else "-",
@@ -168,17 +168,7 @@ def _mark(marks: Iterable[Mark | None], now: float) -> str:
         return "-"
     if any(not mark.ok for mark in found):
         return "FAILED"
-    return f"{ago(now - max(mark.at for mark in found))} ago"
-
-
-def ago(seconds: float) -> str:
-    """Given a length of time in seconds, return it as one looks at it: 40 s, 12 min, 5 h, 3 d."""
-    if seconds < 0:
-        return "in the future"
-    for length, unit in ((86400 * 2, "d"), (7200, "h"), (120, "min")):
-        if seconds >= length:
-            return f"{seconds / {'d': 86400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{roughly(now - max(mark.at for mark in found))} ago"
 
 
 def size(number: int) -> str:

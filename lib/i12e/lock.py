@@ -109,6 +109,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """Given how long ago something was, in seconds, return it in one unit: 40 s, 12 min, 5 h, 3 d."""
+    if seconds < 0:
+        return "in the future"
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def seconds(text: str) -> float:
     """Given a time such as 90, 90s, 5m or 1h, return seconds; raise ValueError if it is none."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
