@@ -754,9 +754,10 @@ def test_verify_with_another_key_holds_nothing_against_a_backup(
     first = bundles.make(world)
     (tmp_path / "other.txt").write_text(age.make()[0].reveal())
     monkeypatch.setenv(backup_keys.KEY_FILE, str(tmp_path / "other.txt"))
-    with mock.patch.object(alarms.Alarms, "failed", return_value=[]) as rung:
-        with pytest.raises(UserError, match="the key here is another one"):
-            backup_verify.run(world.build, "", "", all=False, sealed=False)
+    rung = mock.Mock(return_value=[])
+    monkeypatch.setattr(alarms.Alarms, "failed", rung)
+    with pytest.raises(UserError, match="the key here is another one"):
+        backup_verify.run(world.build, "", "", all=False, sealed=False)
     rung.assert_not_called()
     assert good(place) == [first]
     assert backups.survey(place)[0].verified is None

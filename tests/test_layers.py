@@ -29,7 +29,7 @@ DODO = "dodo"
 LAYERS = (
     # with the standard library alone
     ("errors", "files", "paths", "state", "lock", "questions", "bootstrap", "origins", "damaged", "leaflet"),
-    ("programs", "screen", "fetch", "patience", "protobuf", "bolt", "wal", "retention"),
+    ("programs", "screen", "fetch", "web", "patience", "protobuf", "bolt", "wal", "retention"),
     ("yamlfile", "fields", "settings", "rules", "model", "patterns", "schema", "reference"),
     ("secrets", "age", "keys", "workbench", "sealed", "hosts", "guard", "releases", "artifacts", "masks", "machines"),
     ("bundle", "ciphers", "registry", "tokens", "snapshots", "backup_keys", "credentials", "alarms"),

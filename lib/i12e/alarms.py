@@ -23,7 +23,6 @@ import json
 import os
 import re
 import signal
-import ssl
 import subprocess
 import tempfile
 import threading
@@ -37,7 +36,7 @@ from http import HTTPStatus
 from typing import Any, Literal, Protocol
 from urllib.parse import SplitResult, quote, urlencode, urlsplit, urlunsplit
 
-from i12e import masks
+from i12e import masks, web
 from i12e.errors import Problem, UserError, did_you_mean
 from i12e.secrets import MASK, Secret
 
@@ -243,7 +242,7 @@ class _Request:
         headers = {"User-Agent": "i12e", **({} if self.body is None else {"Content-Type": self.kind})}
         try:
             request = urllib.request.Request(self.url.reveal(), self.body, headers)  # noqa: S310  # http alone
-            opener = urllib.request.build_opener(_Stays)
+            opener = urllib.request.build_opener(web.Stays)
             with contextlib.closing(opener.open(request, timeout=seconds)) as answer:
                 return self._shown(answer.read(1 << 16))
         except urllib.error.HTTPError as error:
@@ -273,13 +272,6 @@ class _Request:
             value = whole.reveal()
             yield from (value, quote(value), quote(value, safe=""))
             yield from (piece for piece in re.split(r"[/?&=:@#]", value) if len(piece) >= 4)
-
-
-class _Stays(urllib.request.HTTPRedirectHandler):
-    """Goes nowhere else: what is led elsewhere is a GET without the message, and the way there a secret's leak."""
-
-    def redirect_request(self, *args: Any, **named: Any) -> None:
-        return None
 
 
 def _within(seconds: float, action: Callable[[], str]) -> str:
@@ -316,19 +308,12 @@ def _split(url: Secret) -> SplitResult:
 
 
 def _trouble(error: Exception) -> _Failed:
-    """Given what went wrong, say it in words of our own or of the system: others may hold the URL."""
+    """Given what went wrong, return it as an alarm tells it."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        why = cause.verify_message.partition(",")[0]  # behind it may be the name
-        return _Failed(f"the server's certificate is not good: {why}")
-    if isinstance(cause, TimeoutError):
-        return _Failed("the server says nothing", passing=True)
     if isinstance(cause, http.client.InvalidURL | UnicodeError):
         return _Failed("the secret is not a URL", "it begins with https:// or http://")
-    said = getattr(cause, "strerror", None) or type(cause).__name__
-    if str(cause).startswith("Tunnel connection failed"):  # what a proxy said
-        said = str(cause)[:100]
-    return _Failed(f"the connection failed: {said}", passing=True)
+    why, passing = web.trouble(error)
+    return _Failed(why, passing=passing)
 
 
 def _pushed(answer: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from i12e import nameservers
+from i12e import nameservers, web
 from i12e.zones import Addresses, Changed, Fence, NotThere, Occupied, Records, Refused, ZoneError, admitted, fence_name
 
 API = "https://api.cloudflare.com/client/v4"
@@ -217,7 +216,7 @@ class Cloudflare:
 
     def _sent(self, request: urllib.request.Request) -> tuple[int, bytes, float]:
         """Given a request, return the status, the answer, and after how many seconds to come again; raise ZoneError."""
-        opener = urllib.request.build_opener(_Stays)
+        opener = urllib.request.build_opener(web.Stays)
         try:
             with contextlib.closing(opener.open(request, timeout=SECONDS)) as answer:
                 return int(answer.status), answer.read(_MOST), 0.0
@@ -229,18 +228,8 @@ class Cloudflare:
                 after = str(error.headers.get("Retry-After", ""))
                 return error.code, said, float(after) if after.isdigit() else 0.0
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise self._trouble(error) from None
-
-    def _trouble(self, error: Exception) -> ZoneError:
-        """Given why there was no answer, say it in words of our own or of the system's."""
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            why = f"the API's certificate is not good: {cause.verify_message.partition(',')[0]}"
-            return ZoneError(self.name, why, "is a proxy between?")
-        if isinstance(cause, TimeoutError):
-            return ZoneError(self.name, "the API says nothing", passing=True)
-        said = getattr(cause, "strerror", None) or type(cause).__name__
-        return ZoneError(self.name, f"the connection to the API failed: {said}", passing=True)
+            why, passing = web.trouble(error, "the API")
+            raise ZoneError(self.name, why, "" if passing else "is a proxy between?", passing) from None
 
     def _told(self, status: int, errors: list[tuple[int, str]], wait: float) -> ZoneError:
         """Given the status and the errors of an answer, return what they mean."""
@@ -257,13 +246,6 @@ class Cloudflare:
             return Refused(self.name, said, _NEW_TOKEN)
         passing = status >= 500
         return _Failed(self.name, said, "" if passing else "look at the zone", passing, wait, codes)
-
-
-class _Stays(urllib.request.HTTPRedirectHandler):
-    """Goes nowhere else: the token would go there, too."""
-
-    def redirect_request(self, *args: Any, **named: Any) -> None:
-        return None
 
 
 def _record(raw: Mapping[str, Any]) -> _Record:
