@@ -23,7 +23,8 @@ import pytest
 from i12e import lease as module
 from i12e.folders import Folder
 from i12e.lease import Lease, Lost, take
-from i12e.stores import Exists, Memory, StoreError
+from i12e.stores import Exists, StoreError
+from memorystore import Memory
 
 EVERY, LENGTH = 1.0, 3.0
 SLOT = "slot"

@@ -41,7 +41,8 @@ from i12e.damaged import Damaged
 from i12e.errors import UserError
 from i12e.folders import Folder
 from i12e.secrets import Secret
-from i12e.stores import Memory, Missing, StoreError
+from i12e.stores import Missing, StoreError
+from memorystore import Memory
 
 RECORD = Path(__file__).resolve().parent.parent / "docs/corruptions.md"
 CLUSTER, OTHER = "example", "other"

@@ -39,7 +39,8 @@ from i12e.deploy import Situation
 from i12e.errors import Problem, UsageError, UserError
 from i12e.folders import Folder
 from i12e.settings import ExtraPath, Retention, Store
-from i12e.stores import Full, Memory, StoreError
+from i12e.stores import Full, StoreError
+from memorystore import Memory
 
 CLUSTER = "example"
 DAY = 86400.0

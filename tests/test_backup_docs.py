@@ -18,7 +18,8 @@ from i12e import backup_list, backups, settings
 from i12e.backups import Mark, Place
 from i12e.patience import Patience
 from i12e.s3 import S3
-from i12e.stores import Memory, Refused
+from i12e.stores import Refused
+from memorystore import Memory
 from test_json import same_shape
 
 PAGE = (ROOT / "docs/backups.md").read_text()

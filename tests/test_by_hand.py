@@ -19,7 +19,8 @@ from i12e import age, backups, bundle, leaflet, tokens
 from i12e.backups import Mark, Place
 from i12e.bundle import Abandoned
 from i12e.folders import Folder
-from i12e.stores import Full, Memory
+from i12e.stores import Full
+from memorystore import Memory
 
 PROGRAMS = ("age", "gzip", "tar", "sha256sum")
 PATHS = """\

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from i12e.dns import Healthy, Plan, healthy, plan, wanted
 from i12e.facts import ClusterView, Facts, HostFacts, Node, Silent
-from i12e.zones import Addresses, Fence, Fenced, Memory, Records, ZoneError, admitted
+from i12e.zones import Addresses, Fence, Fenced, Records, ZoneError, admitted
+from memoryzone import Memory
 
 NAME, TTL = "k8s.example.com", 30
 OURS = Fence("uid-a", 3)

@@ -24,7 +24,8 @@ from i12e import lease as module
 from i12e.errors import UserError
 from i12e.folders import Folder
 from i12e.lease import KEY, Busy, Lease, Lost, held_by, take
-from i12e.stores import Memory, StoreError
+from i12e.stores import StoreError
+from memorystore import Memory
 
 SILENT = StoreError("memory", "no answer", passing=True)
 

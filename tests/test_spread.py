@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from i12e.spread import pulled, spread
-from i12e.stores import Full, Memory
+from i12e.stores import Full
+from memorystore import Memory
 
 
 class Breaking(Memory):

@@ -21,7 +21,6 @@ from i12e.stores import (
     Exists,
     Full,
     Locked,
-    Memory,
     Missing,
     NotThere,
     Patient,
@@ -30,6 +29,7 @@ from i12e.stores import (
     StoreError,
     passes,
 )
+from memorystore import Memory
 from store_suite import Given, Place, Processes, Suite, content, whole
 
 

@@ -26,7 +26,6 @@ from i12e.zones import (
     Changed,
     Fence,
     Fenced,
-    Memory,
     Occupied,
     Patient,
     Records,
@@ -38,6 +37,7 @@ from i12e.zones import (
     lines,
     wait_until_visible,
 )
+from memoryzone import Memory
 from zone_suite import BOTH, FOUR, OTHER, OURS, TTL, Place, Suite, patient, raised
 
 NAME = "k8s.example.com"
