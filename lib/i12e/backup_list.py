@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from i12e import backups
@@ -15,6 +16,7 @@ from i12e.build import Build
 from i12e.errors import Problem, UserError
 from i12e.lock import roughly
 from i12e.openplaces import open_places
+from i12e.paths import shown
 from i12e.settings import Cluster
 from i12e.stores import NotThere, StoreError
 
@@ -110,12 +112,16 @@ def heads(cluster: Cluster, shelves: Sequence[Shelf]) -> Iterator[str]:
     due = f"one is due every {roughly(every)}" if every else "no schedule"
     for shelf in shelves:
         if shelf.why:
-            yield f"{shelf.name.ljust(width)}  {shelf.place}: {shelf.why}"
+            yield f"{shelf.name.ljust(width)}  {_where(shelf)}: {shelf.why}"
             continue
         last = backups.newest(shelf.found)
         state = "no good backup" if last is None else f"newest good backup {roughly(shelf.now - last.at)} ago"
         late = "  TOO OLD" if shelf.age.is_stale else ""
-        yield f"{shelf.name.ljust(width)}  {shelf.place}: {state}, {due}{late}{_proven(last, shelf.now)}"
+        yield f"{shelf.name.ljust(width)}  {_where(shelf)}: {state}, {due}{late}{_proven(last, shelf.now)}"
+
+
+def _where(shelf: Shelf) -> str:
+    return shown(Path(shelf.place)) if shelf.place.startswith("/") else shelf.place
 
 
 def _proven(last: Backup | None, now: float) -> str:

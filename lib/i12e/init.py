@@ -18,6 +18,7 @@ from pathlib import Path
 
 from i12e import answers as replies
 from i12e import backup_keys, files, keys, newkey, questions, screen, sealed, templates, workbench, yamlfile
+from i12e import paths as places
 from i12e.answers import Answers
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
@@ -200,7 +201,7 @@ def _plan(site: _Site, answers: Answers, pins: dict[str, str]) -> list[Problem]:
         values |= {"backup": ", ".join(there or [site.for_backups.recipient])}
         if not there and os.path.lexists(site.backup_file):
             rule = "holds no private key of age's: one for the backups would have to be there"
-            return [Problem(newkey.shown(site.backup_file), None, None, rule, "put it elsewhere")]
+            return [Problem(places.shown(site.backup_file), None, None, rule, "put it elsewhere")]
         site.planned[site.paths.cluster_file] = _text(site, "cluster", values)
     return _problems(site) if site.planned else []
 
@@ -260,7 +261,7 @@ def _find_key(site: _Site) -> None:
     elif not site.others and rule is None:
         rule_ = "holds no key whose public half i12e can tell (one of a plugin or with a passphrase?)"
         remedy = "--recipient age1... names it"
-        raise UsageError(Problem(newkey.shown(site.key_file), None, None, rule_, remedy))
+        raise UsageError(Problem(places.shown(site.key_file), None, None, rule_, remedy))
 
 
 def _offer_second(site: _Site, terminal: Terminal, paper: bool) -> None:
@@ -302,7 +303,7 @@ def _write(build: Build, site: _Site) -> None:
 
 
 def _write_key(build: Build, site: _Site) -> None:
-    shown = newkey.shown(site.key_file)
+    shown = places.shown(site.key_file)
     if site.pair and keys.save(site.pair, site.key_file):
         build.tell("WRITE", shown, f"your key, its public half is {site.own}")
         build.note(f"keep a copy of {shown} in a safe place: without a key nobody opens your secrets")
@@ -322,14 +323,14 @@ def _write_backup_key(build: Build, site: _Site) -> None:
         return
     name = yamlfile.examine(site.planned[site.paths.cluster_file].encode(), "").data["name"]
     if not os.path.lexists(file) and backup_keys.save(site.for_backups, file, name):
-        build.tell("WRITE", newkey.shown(file), f"the key that opens backups: {site.for_backups.recipient}")
+        build.tell("WRITE", places.shown(file), f"the key that opens backups: {site.for_backups.recipient}")
         build.note(newkey.keep(file))
         return
     found = backup_keys.recipients_of(file)
     if not all(recipient in site.planned[site.paths.cluster_file] for recipient in found):
         rule = "another run has just made it"
-        raise UserError(Problem(newkey.shown(file), None, None, rule, "run init again"))
-    build.tell("KEEP", newkey.shown(file), ", ".join(found), result="kept")
+        raise UserError(Problem(places.shown(file), None, None, rule, "run init again"))
+    build.tell("KEEP", places.shown(file), ", ".join(found), result="kept")
     newkey.warn_of_readers(build, file)
 
 
@@ -397,7 +398,7 @@ def _close(build: Build, site: _Site, unused: Sequence[Question]) -> None:
         options = ", ".join(f"--{question.option}" for question in unused)
         there = site.paths.cluster_file
         build.note(f"not used: {options}, since {there} is there: edit that; a further host is a file beside it")
-    keys_ = [newkey.shown(file) for file in (site.key_file, site.backup_file) if file]
+    keys_ = [places.shown(file) for file in (site.key_file, site.backup_file) if file]
     if any(step.result == "done" and step.what not in keys_ for step in build.told):
         env = "" if site.paths.env == DEFAULT else f"I12E_ENV={site.paths.env} "
         folders = " ".join(sorted({site.paths.hosts, site.paths.secrets}))

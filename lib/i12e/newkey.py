@@ -12,7 +12,7 @@ from pathlib import Path
 from i12e import answers, backup_keys, files, keys, screen, workbench, yamlfile
 from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
-from i12e.paths import LAB, Paths
+from i12e.paths import LAB, Paths, shown
 from i12e.screen import Terminal
 
 _TYPED = 6  # characters of a key on paper that are asked back
@@ -68,12 +68,6 @@ def warn_of_readers(build: Build, file: Path) -> None:
     """Given the file of a key, have it told if others may read it."""
     if file.stat().st_mode & 0o077:
         build.note(f"warning: others may read {shown(file)} (chmod 600 {shown(file)})")
-
-
-def shown(path: Path) -> str:
-    """Given a path, return it as a person says it, from the home folder."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _paper_key(build: Build) -> str:

@@ -174,6 +174,12 @@ def _remedy(name: str, known: list[str]) -> str:
     return did_you_mean(name, known) or there
 
 
+def shown(path: Path) -> str:
+    """Given a path, return it as a person says it, from the home folder."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
 _PARTS = re.compile(r"\d+|\D+")
 
 

@@ -1,4 +1,4 @@
-"""Zones: where the API's name is kept. The protocol, the fence, what goes wrong, the twin in memory, and the retries.
+"""Zones: where the API's name is kept. The protocol, the fence, what goes wrong, and a zone that is patient.
 
 The providers are route53, rfc2136, cloudflare and byhand; openzone opens the one that the model names.
 tests/zone_suite.py is what every one of them keeps, the docstring of `Zone` says it in words, docs/providers.md how
