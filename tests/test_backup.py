@@ -817,6 +817,16 @@ def test_prune_asks_shows_and_removes_what_no_rule_keeps(folder: tuple[World, Pl
     assert there == {made[3], made[1]}
 
 
+def test_a_hold_that_has_ended_keeps_nothing(folder: tuple[World, Place]) -> None:
+    world, place = folder
+    made = [bundles.make(world) for _ in range(4)]
+    place.hold(made[0], "restore", time.time() - 1)
+    place.hold(made[1], "restore", time.time() + 600)
+    assert (place.holders(made[0]), place.holders(made[1])) == ((), ("restore",))
+    backup_prune.run(world.build, "", dry_run=False, yes=True)
+    assert good(place) == [made[3], made[1]]
+
+
 def test_prune_removes_nothing_that_the_store_keeps_and_nothing_where_it_cannot_list(world: World) -> None:
     world = changed(world, keep=KEEP)
     place = memory()

@@ -142,6 +142,14 @@ def test_what_is_not_complete_is_left_alone_for_a_day(state: State) -> None:
     assert found["b2"] == (False, NOT_KEPT)
 
 
+def test_a_tombstone_with_nothing_under_it_stays_a_month() -> None:
+    good = made(9, timedelta(days=60))
+    young, old = made(1, timedelta(days=29), "tombstone"), made(2, timedelta(days=30), "tombstone")
+    found = chosen([good, young, old, made(3, -timedelta(days=700), "tombstone")])
+    assert found["b1"] == found["b3"] == (True, "a tombstone, younger than 30 days")
+    assert found["b2"] == (False, NOT_KEPT)
+
+
 def test_a_broken_one_stays_until_a_newer_good_one_has_stood_for_a_day() -> None:
     broken = made(5, timedelta(days=50), "broken")
     older, fresh, stood = made(4, timedelta(days=60)), made(6, timedelta(hours=3)), made(6, timedelta(days=2))
@@ -190,7 +198,7 @@ times = st.one_of(
 
 @st.composite
 def stores(
-    draw: st.DrawFn, states: Sequence[State] = ("good", "good", "unfinished", "broken", "abandoned")
+    draw: st.DrawFn, states: Sequence[State] = ("good", "good", "unfinished", "broken", "abandoned", "tombstone")
 ) -> list[Kept]:
     """Draw what a store holds; the clocks of those who made it went as they liked."""
     count = draw(st.integers(0, 14))

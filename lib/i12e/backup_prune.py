@@ -16,7 +16,6 @@ from i12e.settings import Cluster
 from i12e.stores import Locked, Missing, StoreError
 
 _DAY = 86400.0
-_STONE = 30 * _DAY  # seconds for which a tombstone stays
 Condemned = Sequence[tuple[Backup, tuple[bool, str]]]
 
 
@@ -60,15 +59,10 @@ def _condemned(cluster: Cluster, place: Place) -> Condemned:
     found = backups.survey(place)
     keep, now = cluster.backup.keep, place.store.now()
     chosen = retention.choose(backups.kept(found), keep, now)
-    going = [each for each in found if not chosen[each.id][0] and not _is_stone(place, each, now)]
+    going = [each for each in found if not chosen[each.id][0]]
     locks = {each.id: until for each in going if (until := _locked_until(place, each)) is not None}
     chosen = retention.choose(backups.kept(found, locks), keep, now)
     return [(each, chosen[each.id]) for each in going if not chosen[each.id][0]]
-
-
-def _is_stone(place: Place, each: Backup, now: float) -> bool:
-    """Tell whether nothing but a tombstone is left of it, and a young one: its writer may only be stopped."""
-    return each.state == backups.ABANDONED and len(each.keys) == 1 and now - each.modified < _STONE
 
 
 def _locked_until(place: Place, each: Backup) -> float | None:
@@ -99,8 +93,8 @@ def _remove(
     for each, (_, why) in condemned:
         if held is not None:
             held.check()
-        if place.store.list(place.key("holds", each.id, "")):
-            build.tell("KEEP", _named(place, each), "held by a restore", "kept")
+        if who := place.holders(each.id):  # since we looked
+            build.tell("KEEP", _named(place, each), f"held by {', '.join(who)}", "kept")
             continue
         try:
             _delete(place, each)

@@ -106,6 +106,11 @@ class Place:
         """Given a backup's id, a name and a time, keep the backup from being pruned until then; again: another time."""
         _put(self.store, self.key("holds", backup, f"{who}.json"), _text({"who": who, "until": until}))
 
+    def holders(self, backup: str) -> tuple[str, ...]:
+        """Given a backup's id, return who needs it now."""
+        keys = [entry.key for entry in self.store.list(self.key("holds", backup, ""))]
+        return _holders(self, keys, self.store.now())
+
     def let_go(self, backup: str, who: str) -> None:
         """Given a backup's id and a name, end that hold."""
         self.store.delete(self.key("holds", backup, f"{who}.json"))
@@ -272,14 +277,24 @@ def _text(said: Mapping[str, object]) -> bytes:
 
 def kept(found: Iterable[Backup], locks: Mapping[str, float] = {}) -> list[retention.Kept]:
     """Given a survey and until when the store locks which backup, return it as the retention takes it."""
-    states: Mapping[str, retention.State] = {
-        GOOD: "good", UNFINISHED: "unfinished", ABANDONED: "abandoned", DAMAGED: "broken",
-    }  # fmt: skip
     return [
-        retention.Kept(each.id, each.modified if not each.is_good else each.at, each.number, states[each.state],
-                       bool(each.held), locks.get(each.id))
+        retention.Kept(
+            id=each.id,
+            at=each.at if each.is_good else each.modified,
+            number=each.number,
+            state=_state(each),
+            held=bool(each.held),
+            locked_until=locks.get(each.id),
+        )
         for each in found
-    ]  # fmt: skip
+    ]
+
+
+def _state(each: Backup) -> retention.State:
+    if each.state == ABANDONED:
+        return "tombstone" if len(each.keys) == 1 else "abandoned"
+    known: Mapping[str, retention.State] = {GOOD: "good", UNFINISHED: "unfinished", DAMAGED: "broken"}
+    return known[each.state]
 
 
 @dataclass(frozen=True)

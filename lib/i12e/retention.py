@@ -7,6 +7,7 @@ so that a series of broken ones pushes nothing out. Whatever the rules say, thes
 
 - the newest good backup, what a restore holds, and what the store itself keeps locked;
 - an unfinished or abandoned one that is younger than a day, since somebody may be at work on it;
+- a tombstone with nothing under it for a month: whoever it shuts out may only be stopped;
 - a broken one, until a good one that is newer than it has stood for a day.
 """
 
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-State = Literal["good", "unfinished", "broken", "abandoned"]
+State = Literal["good", "unfinished", "broken", "abandoned", "tombstone"]
 DAY = 86400.0  # seconds
+_STONE = 30 * DAY
 NOT_KEPT = "not kept by any rule"
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
@@ -45,7 +47,8 @@ class Kept:
 
     `at`: when it was made, or when something was last written to it (seconds since 1970, the store's clock);
     `number`: the lease's that it was made under; `state`: good (whole, as far as is known), unfinished (no manifest),
-    broken (a check found it so), abandoned (its maker lost the lease); `held`: a restore needs it; `locked_until`:
+    broken (a check found it so), abandoned (its maker lost the lease), tombstone (nothing of such a one is left but
+    that); `held`: a restore needs it; `locked_until`:
     until when the store refuses to remove it (seconds since 1970).
     """
 
@@ -92,12 +95,14 @@ def _waiting(one: Kept, good: Sequence[Kept], now: float) -> list[str]:
         if not any(other.number > one.number and not _young(other, now) for other in good):
             return ["broken, and the newer good ones are younger than a day"]
         return []
+    if one.state == "tombstone":
+        return ["a tombstone, younger than 30 days"] if _young(one, now, _STONE) else []
     return [f"younger than a day and {one.state}"] if _young(one, now) else []
 
 
-def _young(one: Kept, now: float) -> bool:
-    """Tell whether it is younger than a day; what is from the future is: a clock jumped, and nobody knows how far."""
-    return not one.at <= now - DAY
+def _young(one: Kept, now: float, age: float = DAY) -> bool:
+    """Tell whether it is younger; what is from the future is: a clock jumped, and nobody knows how far."""
+    return not one.at <= now - age
 
 
 def _ruled(good: Sequence[Kept], keep: Keep) -> dict[str, list[str]]:
