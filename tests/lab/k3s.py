@@ -1918,7 +1918,7 @@ class Controllers:
         for kind in ("deployments", "statefulsets", "daemonsets"):
             self.attempt(self.workloads, kind, nodes)
         self.attempt(self.volumes, nodes)
-        self.attempt(self.pods, nodes)
+        self.attempt(self.pods)
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -2092,17 +2092,20 @@ class Controllers:
             elif kind == "Deployment" and number >= len(alive):
                 yield {**body, "metadata": {**body["metadata"], "generateName": f"{controller['name']}-"}}
 
-    def pods(self, nodes: Sequence[Json]) -> None:
-        """Give pods a node; forget those whose node is gone."""
+    def pods(self) -> None:
+        """Give pods a node; forget those whose node is gone.
+
+        The nodes are read after the pods: who cordons a node and then makes a pod never sees it there.
+        """
+        pods, nodes = self.items("pods"), self.items("nodes")
         names = {node["metadata"]["name"] for node in nodes}
         usable = [
             node["metadata"]["name"]
             for node in nodes
-            if ready(node) and not gone(node) and not any(
+            if ready(node) and not gone(node) and not at(node, "spec.unschedulable") and not any(
                 taint.get("effect") in ("NoSchedule", "NoExecute") for taint in at(node, "spec.taints") or []
             )
         ]  # fmt: skip
-        pods = self.items("pods")
         load = {name: sum(at(pod, "spec.nodeName") == name for pod in pods) for name in usable}
         for pod in pods:
             path = PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"])

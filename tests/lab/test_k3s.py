@@ -151,7 +151,7 @@ class Machine:
         return path
 
 
-def until(holds: Callable[[], bool], what: str, limit: float = 30, more: Callable[[], str] = str) -> None:
+def until(holds: Callable[[], bool], what: str, limit: float = 60, more: Callable[[], str] = str) -> None:
     """Wait for a condition."""
     end = time.monotonic() + limit
     while not holds():
