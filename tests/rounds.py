@@ -38,7 +38,7 @@ import botocore.auth  # here, and not in each machine that is switched on
 
 import bundles
 import weed
-from i12e import backup, backup_prune, backups, fence, lease, screen, verify
+from i12e import backup, backup_prune, backups, fence, lease, retention, screen, verify
 from i12e.backups import Place
 from i12e.damaged import Damaged
 from i12e.errors import UserError
@@ -53,7 +53,7 @@ _LOOK = 0.6  # of a slot: then all is looked at
 _PRUNE = 20  # slots after which all is verified and pruned
 _MORE = "  every: 5m\n  keep: {last: 5, hourly: 0, daily: 0, weekly: 0, monthly: 0}\n"
 _PATIENCE = 60.0
-_DAYS = backup_prune._STONE + 86400.0  # after so many seconds nothing of a leftover may be there
+_DAYS = retention.STONE + 86400.0  # after so many seconds nothing of a leftover may be there
 _YEAR = 366 * 86400.0
 _LATE = 1.0  # seconds: if this program itself is later than that, a slot says nothing of the machines
 _STEPS = {

@@ -21,7 +21,8 @@ from typing import Literal, Protocol
 
 State = Literal["good", "unfinished", "broken", "abandoned", "tombstone"]
 DAY = 86400.0  # seconds
-_STONE = 30 * DAY
+STONE = 30 * DAY
+"""For how long a tombstone stays, in seconds."""
 NOT_KEPT = "not kept by any rule"
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
@@ -96,7 +97,7 @@ def _waiting(one: Kept, good: Sequence[Kept], now: float) -> list[str]:
             return ["broken, and the newer good ones are younger than a day"]
         return []
     if one.state == "tombstone":
-        return ["a tombstone, younger than 30 days"] if _young(one, now, _STONE) else []
+        return ["a tombstone, younger than 30 days"] if _young(one, now, STONE) else []
     return [f"younger than a day and {one.state}"] if _young(one, now) else []
 
 
