@@ -248,7 +248,7 @@ def test_a_full_disk_of_this_machine_is_told_and_nothing_is_committed(world: Wor
     with mock.patch.object(Contents, "of_cluster", side_effect=full), pytest.raises(UserError, match="No space left"):
         bundles.make(world, place)
     assert states(place) == {first: backups.GOOD}
-    with mock.patch.object(verify, "check_database", side_effect=full):
+    with mock.patch.object(verify, "_database", side_effect=full):
         (problem,) = bundles.faults(world, place, backups.survey(place)[0])
     assert "cannot be checked here: No space left on device" in str(problem)
     assert good(place) == [first]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -61,6 +62,18 @@ def check_sealed(place: Place, backup: str, progress: Progress = lambda done, si
     return manifest
 
 
+@dataclass(frozen=True)
+class Opened(Checked):
+    """A backup that was checked whole, with its database at hand."""
+
+    reading: Reading
+    """For its other parts, with the backup's own key."""
+    database: IO[bytes]
+    """As k3s restores it: a snapshot of etcd's, or a SQLite file that needs no log; it has no name."""
+    snapshot: snapshots.Snapshot
+    """What is in the database."""
+
+
 def check(
     place: Place,
     backup: str,
@@ -69,10 +82,24 @@ def check(
     progress: Progress = lambda done, size: None,
     known: Sequence[Secret] = (),
 ) -> Checked:
+    """Given what opened() takes, read and check all of a backup; raise what that raises."""
+    with opened(place, backup, keys, folder, progress, known) as found:
+        return found
+
+
+@contextmanager
+def opened(
+    place: Place,
+    backup: str,
+    keys: Sequence[Secret],
+    folder: Path,
+    progress: Progress = lambda done, size: None,
+    known: Sequence[Secret] = (),
+) -> Iterator[Opened]:
     """Given a backup's id, the keys that open it and a folder for files without names, read and check all of it.
 
-    `known`: server tokens of the cluster, as its operator has them: a manifest names a token by 12 digits, which
-    somebody else's token can be made to have too.
+    Give it with its database, which is there until the block ends. `known`: server tokens of the cluster, as its
+    operator has them: a manifest names a token by 12 digits, which somebody else's token can be made to have too.
 
     Raise Damaged, OtherKey if none of the keys is one of its own, or StoreError if the store does not give it.
     """
@@ -89,10 +116,11 @@ def check(
     key = Secret(reading.small(bundle.KEY).decode(errors="replace").strip())
     if not age.recipient_of(key):
         raise Damaged(f"{bundle.KEY} holds no key")
-    Reading(place, manifest, [key]).index()  # what it is for: it opens the parts too
+    own = Reading(place, manifest, [key])
+    own.index()  # what it is for: it opens the parts too
     token = _token(reading, index, known)
-    check_database(reading, index, token, folder)
-    return Checked(manifest, index, token)
+    with _database(reading, index, token, folder) as (file, snapshot):
+        yield Opened(manifest, index, token, own, file, snapshot)
 
 
 def _token(reading: Reading, index: Index, known: Sequence[Secret]) -> Secret:
@@ -113,8 +141,14 @@ def _token(reading: Reading, index: Index, known: Sequence[Secret]) -> Secret:
     return found[0]
 
 
-def check_database(reading: Reading, index: Index, token: Secret, folder: Path) -> None:
-    """Given a backup that is read, its index and token, check its database with our own readers; raise Damaged."""
+@contextmanager
+def _database(
+    reading: Reading, index: Index, token: Secret, folder: Path
+) -> Iterator[tuple[IO[bytes], snapshots.Snapshot]]:
+    """Given a backup that is read, its index and token, check its database with our own readers and give it.
+
+    Raise Damaged.
+    """
     manifest = reading.manifest
     kind: Literal["etcd", "sqlite"] = "etcd" if manifest.datastore == bundle.ETCD else "sqlite"
     with snapshots.Receiving(kind, folder) as receiving:
@@ -134,6 +168,7 @@ def check_database(reading: Reading, index: Index, token: Secret, folder: Path) 
             raise Damaged(why)
         if snapshot.counts() != dict(manifest.objects) or snapshot.revision() != manifest.revision:
             raise Damaged("its database has other objects than its manifest says")
+        yield receiving.file, snapshot
 
 
 class Reading:
