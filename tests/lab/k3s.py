@@ -1913,12 +1913,15 @@ class Controllers:
         if not leads:
             return
         nodes = self.items("nodes")
-        for step in (self.health, self.members, self.removals):
+        for step in (self.members, self.removals):  # k3s's own
             self.attempt(step, nodes)
-        for kind in ("deployments", "statefulsets", "daemonsets"):
-            self.attempt(self.workloads, kind, nodes)
-        self.attempt(self.volumes, nodes)
-        self.attempt(self.pods)
+        if not self.host.settings.get("disable-controller-manager"):
+            self.attempt(self.health, nodes)
+            for kind in ("deployments", "statefulsets", "daemonsets"):
+                self.attempt(self.workloads, kind, nodes)
+            self.attempt(self.volumes, nodes)
+        if not self.host.settings.get("disable-scheduler"):
+            self.attempt(self.pods)
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -2880,8 +2883,9 @@ class Server(Running):
         folder(self.host.storage, 0o701)
         self.loop(manifests.tick, 1.0)
         self.loop(Controllers(self.host, self.api).tick, TICK)
-        kubelet = Kubelet(self.host, self.api, "server", self.etcd.name if self.etcd else "")
-        self.loop(lambda: self.keep_node(kubelet), HEARTBEAT)
+        if not self.host.settings.get("disable-agent"):
+            kubelet = Kubelet(self.host, self.api, "server", self.etcd.name if self.etcd else "")
+            self.loop(lambda: self.keep_node(kubelet), HEARTBEAT)
         if self.etcd and not self.host.settings.get("etcd-disable-snapshots"):
             with contextlib.suppress(ApiError, StoreError):
                 list_snapshots(self)
