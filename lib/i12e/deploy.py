@@ -140,7 +140,7 @@ def plan(name: str, now: Situation) -> HostPlan:
         return HostPlan(name, REFUSE, *refused)
     if isinstance(found, Silent):  # told above; this is for the types
         return HostPlan(name, REFUSE, found.why)
-    action, why = _action(wanted, found)
+    action, why = needed(wanted, found)
     founds, why_not = (False, "") if action == NOTHING or _runs(found) else _founds(wanted, now)
     if why_not:
         return HostPlan(name, REFUSE, why_not, _NO_CLUSTER)
@@ -180,7 +180,8 @@ def plan(name: str, now: Situation) -> HostPlan:
 _NO_CLUSTER = "bring its servers up, or get its data back: doit restore"
 
 
-def _action(wanted: Wanted, found: HostFacts) -> tuple[str, str]:
+def needed(wanted: Wanted, found: HostFacts) -> tuple[str, str]:
+    """Given a host and its facts, return what brings it to its config, and why, whatever speaks against it."""
     if found.staged and found.staged == wanted.digest:
         return REBOOT, "its reset is staged already and waits for the reboot"
     if found.identity is None:
@@ -202,11 +203,11 @@ def _refusal(wanted: Wanted, found: Facts, now: Situation) -> tuple[str, str] | 
     """Return why a host is not touched and what to do, or None."""
     if isinstance(found, Silent):
         return f"it cannot be reached: {found.why}", found.remedy
-    return _not_the_one(wanted, found, now) or _cannot_be_reset(wanted, found)
+    return not_the_one(wanted, found, now) or cannot_be_reset(wanted, found)
 
 
-def _not_the_one(wanted: Wanted, found: HostFacts, now: Situation) -> tuple[str, str] | None:
-    """Return why this is not the host that is meant, or None."""
+def not_the_one(wanted: Wanted, found: HostFacts, now: Situation) -> tuple[str, str] | None:
+    """Given a host, its facts and the situation, return why it is not the host that is meant and what to do."""
     name, cluster = wanted.name, wanted.host.cluster
     identity = found.identity or {}
     who = (identity.get("cluster"), identity.get("host"))
@@ -227,8 +228,8 @@ def _not_the_one(wanted: Wanted, found: HostFacts, now: Situation) -> tuple[str,
     return None
 
 
-def _cannot_be_reset(wanted: Wanted, found: HostFacts) -> tuple[str, str] | None:
-    """Return why a host that needs a reset cannot have one, or None."""
+def cannot_be_reset(wanted: Wanted, found: HostFacts) -> tuple[str, str] | None:
+    """Given a host and its facts, return why it cannot have a reset that it needs and what to do, or None."""
     if wanted.digest in (found.digest, found.staged):
         return None
     if not found.can_reset:
