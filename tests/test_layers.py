@@ -37,7 +37,7 @@ LAYERS = (
     ("build", "pin"),
     ("unreachable", "remote", "aws", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),
     ("zones", "nameservers", "byhand", "cloudflare", "route53", "rfc2136", "openzone"),
-    ("facts", "deploy", "collect", "proof", "backups", "openplaces", "bell", "fence", "dns"),
+    ("facts", "deploy", "collect", "proof", "backups", "openplaces", "bell", "fence", "dns", "epoch"),
     ("fleet", "database", "verify", "contents"),
     ("backup",),
     ("backup_list", "backup_verify", "backup_prune"),

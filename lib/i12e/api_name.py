@@ -6,12 +6,10 @@ epoch, and the name's fence, which says the newer one, keeps it away.
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 
-from i12e import credentials, dns, fleet, remote, screen, zones
+from i12e import credentials, dns, epoch, fleet, remote, screen, zones
 from i12e.build import Build
 from i12e.deploy import Situation
 from i12e.dns import Plan
@@ -21,18 +19,8 @@ from i12e.patience import Patience
 from i12e.settings import Cluster, Dns
 from i12e.zones import ByHand, Changed, Fence, Zone, ZoneError
 
-EPOCH = "i12e-epoch"
-"""The ConfigMap in kube-system that has the epoch."""
 _TRIES = 5
 _VISIBLE = 60.0  # seconds in which what was written is to be everywhere
-_ASK = f"""
-export PATH=/opt/bin:/usr/local/bin:$PATH
-k3s kubectl get namespace kube-system -o json || exit 1
-echo
-echo @i12e
-k3s kubectl -n kube-system get configmap {EPOCH} -o json --ignore-not-found || exit 1
-"""
-_WRITE = "export PATH=/opt/bin:/usr/local/bin:$PATH; exec k3s kubectl {verb} -f -"
 
 
 def run(build: Build, only_plan: bool, take_over: bool, yes: bool, permissions: bool) -> None:
@@ -136,27 +124,13 @@ class _Name:
 
     def _identity(self, server: str) -> tuple[Fence, Fence | None]:
         """Return who the cluster is, and what it has of that written down, None where it has nothing yet."""
-        done = self.hosts[server].run(_ASK, limit=60)
-        namespace, _, map_ = done.output.partition("\n@i12e\n")
-        try:
-            uid = str(json.loads(namespace)["metadata"]["uid"])
-            epoch = int(json.loads(map_)["data"]["epoch"]) if map_.strip() else None
-            return Fence(uid, epoch or 1), None if epoch is None else Fence(uid, epoch)
-        except (ValueError, KeyError, TypeError):
-            said = done.complaint.strip()[-200:] or f"its ConfigMap {EPOCH} says no epoch"
-            raise UserError(Problem("", None, None, f"{server}: who the cluster is cannot be told: {said}")) from None
+        found = epoch.read(self.hosts[server])
+        ours = Fence(found.uid, found.epoch)
+        return ours, ours if found.written else None
 
     def _remember(self, server: str, ours: Fence, new: bool) -> None:
         """Write the epoch into the cluster, before anybody else can see it: a copy of before has an older one."""
-        metadata = {"name": EPOCH, "namespace": "kube-system", "labels": {"app.kubernetes.io/managed-by": "i12e"}}
-        text = json.dumps(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"epoch": str(ours.epoch)}}
-        )
-        script = _WRITE.format(verb=shlex.quote("create" if new else "apply"))
-        done = self.hosts[server].run(script, text.encode(), 60)
-        if done.status and not (new and "AlreadyExists" in done.complaint):
-            said = done.complaint.strip()[-200:]
-            raise UserError(Problem("", None, None, f"{server}: the epoch cannot be written down: {said}"))
+        epoch.write(self.hosts[server], ours.epoch, new)
 
     def _confirm(self, plan: Plan, yes: bool) -> None:
         if yes:
