@@ -256,10 +256,10 @@ class Rollout:
     def _apply(self, todo: Sequence[HostPlan], now: Situation) -> list[Problem]:
         servers = [plan.name for plan in todo if plan.name in now.servers]
         agents = [plan.name for plan in todo if plan.name not in now.servers]
-        with self._locked(todo, now):
+        with self.locked(todo, now):
             try:
                 for name in servers:
-                    self._host(name)
+                    self.bring(name)
             except Stopped as stopped:
                 left = [name for name in (*servers, *agents) if not self._is_done(name)]
                 rest = [name for name in left if f"{name}:" not in str(stopped.problem)]
@@ -274,7 +274,7 @@ class Rollout:
 
     def _agent(self, name: str) -> Problem | None:
         try:
-            self._host(name)
+            self.bring(name)
         except Stopped as stopped:
             return stopped.problem
         return None
@@ -285,8 +285,9 @@ class Rollout:
     # --- one operator
 
     @contextmanager
-    def _locked(self, todo: Sequence[HostPlan], now: Situation) -> Iterator[None]:
-        """Hold the locks of all servers that can be reached and of all hosts that are changed, or say who does."""
+    def locked(self, todo: Sequence[HostPlan], now: Situation) -> Iterator[None]:
+        """Given what is to be done, until the block ends hold the locks of all servers that can be reached and of all
+        hosts that are changed; raise UserError with who does."""
         chosen = [n for n in now.wanted if n in now.servers or any(plan.name == n for plan in todo)]
         reachable = [name for name in chosen if isinstance(now.view.facts[name], HostFacts)]
         try:
@@ -350,8 +351,8 @@ class Rollout:
 
     # --- one host
 
-    def _host(self, name: str) -> None:
-        """Bring one host to its config, from what is so now; raise Stopped."""
+    def bring(self, name: str) -> None:
+        """Given a host, bring it to its config, from what is so now, and prove it; raise Stopped."""
         self._keep_locks()
         servers = [each for each, wanted in self.hosts.wanted.items() if wanted.host.role == "server"]
         whom = list(dict.fromkeys([*servers, name]))
@@ -365,14 +366,14 @@ class Rollout:
             return
         began = time.monotonic()
         self.build.touched = True
-        _Step(self, name, now, plan).run()
+        Step(self, name, now, plan).run()
         done = _DONE.get(plan.action, "reset and proven")
         screen.say(f"{name}: {done}")
         self.build.tell("DEPLOY", name, f"{done} in {time.monotonic() - began:.0f} s", facts={"action": plan.action})
 
 
-class _Step:
-    """What is done to one host."""
+class Step:
+    """What is done to one host: run() is all of it."""
 
     def __init__(self, rollout: Rollout, name: str, now: Situation, plan: HostPlan) -> None:
         self.rollout = rollout
@@ -397,6 +398,16 @@ class _Step:
             if not self.plan.resets and self.found.staged:
                 self._do(f"flatcar-reset --stop && rm -f {STATE}/next.sum", "takes back the reset that was staged")
             self._prove()
+        except remote.Unreachable as error:
+            raise Stopped(self.name, error.why, error.remedy or "run the same again: it goes on from there") from None
+
+    def configure(self) -> None:
+        """Bring a host that is held to its config, and no further: its k3s does not start. Raise Stopped."""
+        try:
+            if self.plan.action != deploy.REBOOT:
+                self._prepare()
+            self._reset()
+            self._check_digest(self._facts())
         except remote.Unreachable as error:
             raise Stopped(self.name, error.why, error.remedy or "run the same again: it goes on from there") from None
 
@@ -491,14 +502,7 @@ class _Step:
 
     def _prove(self) -> None:
         found = self._facts()
-        if found.digest != self.wanted.digest:
-            raise Stopped(
-                self.name,
-                f"it came back with another config (digest {found.digest[:12] or 'none'}, not "
-                f"{self.wanted.digest[:12]}): the reset did not take effect",
-                "see its console, and /var/lib/i12e/next.log on it",
-            )
-        machines.pin(self.rollout.build.paths, self.name, found.machine_id)
+        self._check_digest(found)
         if found.hold is not None:
             raise Stopped(self.name, f"it runs its config, but k3s is held back: {found.hold}")
         self._wait("its health", self.rollout.given.timeout, self._lacks)
@@ -510,6 +514,17 @@ class _Step:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._write("proven.json", json.dumps({"digest": self.wanted.digest, "at": at}).encode())
         self._do(f"rm -f {STATE}/deploy.json {STATE}/next.ign {STATE}/next.sh {STATE}/next.sum", "")
+
+    def _check_digest(self, found: HostFacts) -> None:
+        """See that the host runs the config that it was given, and pin its machine."""
+        if found.digest != self.wanted.digest:
+            raise Stopped(
+                self.name,
+                f"it came back with another config (digest {found.digest[:12] or 'none'}, not "
+                f"{self.wanted.digest[:12]}): the reset did not take effect",
+                "see its console, and /var/lib/i12e/next.log on it",
+            )
+        machines.pin(self.rollout.build.paths, self.name, found.machine_id)
 
     def _lacks(self) -> str:
         try:
