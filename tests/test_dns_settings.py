@@ -163,6 +163,7 @@ def test_what_is_said_is_what_is_read() -> None:
         "provider": "rfc2136",
         "zone": "example.com",
         "ttl": 45,
+        "join": "name",
         "rfc2136": {"server": "ns1.example.com", "port": 53, "key_name": "i12e.key", "algorithm": "hmac-sha256"},
     }
     assert dns.ttl_seconds == 45
@@ -179,6 +180,17 @@ def test_a_short_ttl_of_cloudflares_and_settings_of_another_provider_are_warned_
     ]
     (said,) = warnings(with_dns(f"{{provider: none, zone: example.com, {RFC2136}}}"))
     assert said == "cluster.yaml:7:42: dns.rfc2136: is not used: the provider is none"
+
+
+def test_joining_by_a_name_that_nobody_keeps_is_warned_of() -> None:
+    (said,) = warnings(with_dns("{provider: none, zone: example.com, join: name}"))
+    assert (
+        said
+        == (
+            'cluster.yaml:7:48: dns.join: "name" has no effect: the provider is none, and hosts join as without dns'
+        )  # fmt: skip
+    )
+    assert warnings(with_dns("{provider: none, zone: example.com, join: addresses}")) == []
 
 
 def test_a_name_that_leaves_no_room_for_its_fence_is_told() -> None:
@@ -210,6 +222,34 @@ def test_a_change_of_dns_renders_nothing_again_and_is_read_all_the_same(small: P
     assert 'dns.zone: "example.net" does not have api.name in it' in done.err
 
 
+def test_hosts_are_rendered_again_when_they_join_in_another_way_and_for_nothing_else_of_dns(small: Project) -> None:
+    for role in ("server", "agent"):
+        place = small.root / f"templates/butane/{role}.bu.j2"
+        place.write_text(place.read_text().replace("storage:", "# {{ join_urls() | yaml }}\nstorage:"))
+    small.write("templates/files/hostname", "{{ join_urls() | join(' ') }}")
+    place = small.root / "hosts/example/cluster.yaml"
+    text = place.read_text()
+
+    def rendered(dns: str) -> int:
+        place.write_text(f"{text}dns: {dns}\n" if dns else text)
+        done = small.doit()
+        assert done.status == 0, done.err
+        return len([line for line in done.lines if line.startswith("RENDER")])
+
+    assert rendered("") == 2
+    assert rendered(f"{{provider: rfc2136, zone: example.com, {RFC2136}}}") == 2
+    by_name = small.outputs()
+    assert rendered(f"{{provider: rfc2136, zone: example.com, ttl: 77, join: name, {RFC2136}}}") == 0
+    assert rendered(GOOD[5]) == 0
+    small.edit("hosts/example/server-1.yaml", "192.0.2.11", "192.0.2.12")
+    assert rendered(GOOD[5]) == 1, "the server's own alone: nobody joins by its address"
+    assert small.outputs()["agent-1"] == by_name["agent-1"]
+    for other in (GOOD[5].replace("zone: ", "join: addresses, zone: "), GOOD[0]):
+        assert rendered(GOOD[5]) in (0, 2)
+        assert rendered(other) == 2
+    assert small.outputs() != by_name
+
+
 def test_the_examples_section_is_right_when_its_comments_are_taken_away(project: Project) -> None:
     place = project.root / "hosts/example/cluster.yaml"
     before, _, rest = place.read_text().partition("# dns:\n")
@@ -221,7 +261,7 @@ def test_the_examples_section_is_right_when_its_comments_are_taken_away(project:
     assert (fleet.problems, fleet.warnings) == ([], [])
     assert fleet.cluster
     assert fleet.cluster.dns
-    assert fleet.cluster.dns.model_fields_set == {"provider", "zone", "ttl", "rfc2136"}
+    assert fleet.cluster.dns.model_fields_set == {"provider", "zone", "ttl", "join", "rfc2136"}
     assert of_editor("cluster", place.read_text()) == set()
 
 
@@ -277,4 +317,4 @@ def test_what_no_provider_would_take_is_told_without_a_secret(provider: str, gro
 
 
 def test_every_provider_has_settings_and_credentials_of_its_own() -> None:
-    assert {*PROVIDERS} == {*credentials.OF_DNS} == {*Dns.model_fields} - {"provider", "zone", "ttl"}
+    assert {*PROVIDERS} == {*credentials.OF_DNS} == {*Dns.model_fields} - {"provider", "zone", "ttl", "join"}

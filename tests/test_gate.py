@@ -5,12 +5,15 @@ Only what tells a living server from a dead one is tried with the real curl too,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ MACHINE = "8f3c0b0e6a5d4c1f9e2b7a6d5c4b3a29"
 URLS = "https://192.0.2.12:6443 https://192.0.2.13:6443"
 LIVING = "https://192.0.2.13:6443"
 VIP = "https://192.0.2.10:6443"
+NAME = "https://k8s.example.com:6443"
 MARK = "var/lib/rancher/k3s/server/db/i12e-cluster"
 
 # Refuses options that the real one may not have, insists on those that matter, and answers for the URLs in the file
@@ -45,6 +49,7 @@ while [ $# -gt 1 ]; do
 done
 [ "$noproxy" = '*' ] && [ "$limit" -gt 0 ] || exit 2
 echo "$1" >>"$I12E_ROOT/asked"
+echo "$limit $1" >>"$I12E_ROOT/limits"
 place=${1#*://}
 place=${place%/cacerts}
 case $1 in
@@ -164,7 +169,7 @@ class Host:
 
     def content(self) -> dict[str, object]:
         """Return everything in the tree with its time, but what our curl writes there."""
-        places = (place for place in self.root.rglob("*") if place.name != "asked")
+        places = (place for place in self.root.rglob("*") if place.name not in ("asked", "limits"))
         return {
             str(place): (place.lstat().st_mtime_ns, place.lstat().st_mode, place.is_file() and place.read_bytes())
             for place in places
@@ -477,6 +482,119 @@ def test_the_real_curl_tells_a_server_that_hangs_from_a_dead_one(real: Host, lis
     listener.close()
     real.permit(servers=url)
     assert real.starts() == {"cluster-init": True}
+
+
+@contextlib.contextmanager
+def silent(port: int, *addresses: str) -> Iterator[None]:
+    """Have addresses of this machine that say nothing to who wants to connect to a port: nothing else fits in."""
+    with contextlib.ExitStack() as stack:
+        for address in addresses:
+            full = stack.enter_context(socket.socket())
+            full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            full.bind((address, port))
+            full.listen(0)
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((address, port))
+        yield
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """Have a server that gives certificates by TLS, as k3s does; yield its port."""
+    need(shutil.which("openssl"), "openssl (Debian: apt-get install openssl)")
+    key, certificate = folder / "key", folder / "certificate"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    subprocess.run([*make.split(), "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    answer = b"HTTP/1.0 200 OK\r\n\r\n-----BEGIN CERTIFICATE-----\n"
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(4096)
+                secured.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        try:
+            yield int(server.getsockname()[1])
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def resolve(host: Host, port: int, *addresses: str) -> str:
+    """Have the real curl resolve a name to addresses, in this order; return the URL with it."""
+    host.write(
+        "bin/curl",
+        f'#!/bin/sh\nexec {shutil.which("curl")} --resolve api.example.com:{port}:{",".join(addresses)} "$@"\n',
+    ).chmod(0o755)
+    return f"https://api.example.com:{port}"
+
+
+# --- a name that is several addresses
+
+
+DEAD = ("127.0.0.2", "127.0.0.3")
+
+
+@pytest.mark.slow
+def test_of_a_name_a_server_is_found_behind_two_addresses_that_are_silent(real: Host) -> None:
+    with serving(real.root) as port, silent(port, *DEAD):
+        url = resolve(real, port, *DEAD, "127.0.0.1")
+        real.configure(join_urls=url)
+        assert real.starts() == {"server": url}
+
+
+@pytest.mark.slow
+def test_a_server_that_lives_behind_two_silent_addresses_of_a_name_makes_a_permit_void(
+    real: Host, listener: socket.socket
+) -> None:
+    port = listener.getsockname()[1]
+    with silent(port, *DEAD):
+        url = resolve(real, port, *DEAD, "127.0.0.1")
+        real.configure(join_urls="")
+        real.permit(servers=url)
+        assert f"something answers at {url}" in real.refuses()
+    assert not real.left("permit")
+
+
+def test_a_name_that_is_this_host_alone_is_nobody_to_join_and_founds_nothing(real: Host) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = resolve(real, port, "127.0.0.1")
+    real.configure(join_urls=url)
+    assert f"none answers of {url}" in real.refuses()
+    real.permit()
+    assert real.starts() == {"cluster-init": True}, "and it does not keep a permit from being used"
+
+
+def test_a_name_that_nobody_knows_is_nobody_to_join(host: Host) -> None:
+    host.write("bin/curl", "#!/bin/sh\nexit 6\n").chmod(0o755)
+    host.configure(join_urls=NAME)
+    assert f"none answers of {NAME}" in host.refuses()
+    host.has_etcd()
+    assert host.starts() == {"server": NAME}, "a member starts all the same"
+
+
+def test_a_name_gets_more_time_than_an_address(host: Host) -> None:
+    host.configure(join_urls=f"{NAME} {VIP} https://[2001:db8::14]:6443 https://1.example:6443")
+    host.permit()
+    host.starts()
+    limits = (host.root / "limits").read_text().split("\n")[:-1]
+    assert limits == [
+        "15 http://k8s.example.com:6443/cacerts", "3 http://192.0.2.10:6443/cacerts",
+        "3 http://[2001:db8::14]:6443/cacerts", "15 http://1.example:6443/cacerts",
+    ]  # fmt: skip
 
 
 # --- joining

@@ -404,7 +404,7 @@ k3s: {config: {data-dir: /srv/k3s, d: /srv/k3s}}
 k3s: {config: {config: /srv/x, t: x, s: x}}
 => 3:16: k3s.config.config: names another config.yaml, past the gate that holds k3s back (leave it out)
 => 3:32: k3s.config.t: is a setting that i12e renders itself (tokens are secrets: secrets/ENV/cluster.yaml)
-=> 3:38: k3s.config.s: is a setting that i12e renders itself (hosts join by api.vip or another server's address)
+=> 3:38: k3s.config.s: is a setting that i12e renders itself (hosts join by api.name, api.vip or another server's address)
 
 k3s: {config: {' cluster-init': true, 'debug ': true}}
 => 3:16: k3s.config." cluster-init": has spaces around it (write cluster-init)

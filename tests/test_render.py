@@ -134,6 +134,30 @@ def test_an_ipv6_address_stands_in_brackets_and_the_first_address_is_the_one_to_
     assert join_urls(host, lambda: servers) == ["https://[2001:db8::2]:6443"]
 
 
+DNS = "dns: {provider: route53, zone: example.com, route53: {zone_id: Z1}}\n"
+VIP = CLUSTER.replace(
+    "k8s.example.com", "k8s.example.com, vip: {address: 192.0.2.10, version: v1.0.1, interface: eth0}"
+)
+
+
+@pytest.mark.parametrize("cluster", [CLUSTER, VIP])
+def test_hosts_join_by_the_name_that_dns_keeps_and_by_nothing_of_other_hosts(small: Project, cluster: str) -> None:
+    for role in ("server", "agent"):
+        host = host_of(small, cluster=cluster + DNS, name=f"{role}-1", role=role)
+        urls = join_urls(host, lambda: pytest.fail("the servers are no input then"))
+        assert urls == ["https://k8s.example.com:6443"]
+
+
+@pytest.mark.parametrize(
+    "dns", [DNS.replace("zone:", "join: addresses, zone:", 1), "dns: {provider: none, zone: com}\n"]
+)
+def test_hosts_join_as_without_dns_where_that_is_said_or_nobody_keeps_the_name(small: Project, dns: str) -> None:
+    assert join_urls(host_of(small, cluster=CLUSTER + dns), lambda: SERVERS) == [
+        "https://192.0.2.12:6443", "https://192.0.2.13:6443",
+    ]  # fmt: skip
+    assert join_urls(host_of(small, cluster=VIP + dns), lambda: SERVERS) == ["https://192.0.2.10:6443"]
+
+
 def test_the_only_server_has_nobody_to_join(small: Project) -> None:
     assert join_urls(host_of(small, cluster=CLUSTER), lambda: SERVERS[:1]) == []
 

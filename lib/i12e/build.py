@@ -406,6 +406,7 @@ class Build:
         self.files.write(self.paths.servers, _json(self._servers()))
         for section in ("helm", "backup", "dns"):  # no input of any host
             text = yamlfile.without(text, section)
+        text += f"# hosts join by {name}\n" if (name := self._cluster().join_name) else ""  # all that they have of dns
         self.files.write(self.paths.cluster, text.encode())
         self.files.write(self.paths.manifests, _json(by_k3s))
         for name, release in releases.items():

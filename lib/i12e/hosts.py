@@ -13,7 +13,11 @@ Peers = Callable[[], list[dict[str, Any]]]
 
 
 def join_urls(host: Host, peers: Peers) -> list[str]:
-    """Given a host, return the URLs by which it may join: the VIP's, else those of the other servers in order."""
+    """Given a host, return the URLs by which it may join: that of the name which is kept right (dns), else the VIP's,
+    else those of the other servers in order.
+    """
+    if host.join_name:
+        return [_api_url(host.join_name)]
     if host.api.vip is not None:
         return [_api_url(host.api.vip.address)]
     return [_api_url(server["addresses"][0]) for server in peers() if server["name"] != host.name]

@@ -228,7 +228,7 @@ def _host_file(directory: str, env: str, name: str, read: Read, cluster: _Cluste
     data = _without_empty(document.data)
     faults = [unknown_key(Host, (key,)) for key in OWN if key in data]
     merged = _merged(data, cluster)
-    merged.update(name=name, cluster=merged["cluster"], env=env)
+    merged.update(name=name, env=env)
     host, found, wrong, _ = _check_repaired(Host, merged)
     file.faults += faults + found
     file.wrong = wrong
@@ -271,8 +271,7 @@ def _merged(data: dict[str, Any], cluster: _ClusterFile) -> dict[str, Any]:
             if agent and key == "k3s" and isinstance(base, dict) and "config" in base:
                 base = base | {"config": _for_agents(base["config"])}
             merged[key] = merge(base, merged[key])
-    merged["cluster"] = cluster.cluster.name
-    return merged
+    return merged | {"cluster": cluster.cluster.name, "join_name": cluster.cluster.join_name}
 
 
 def _for_agents(config: dict[str, Any]) -> dict[str, Any]:

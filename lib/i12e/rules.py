@@ -56,7 +56,7 @@ OPTIONS: dict[str, _Since] = {
 # k3s settings that i12e renders, and what to write instead
 _TOKENS = "tokens are secrets: secrets/ENV/cluster.yaml"
 _PERMIT = "os_deploy and restore do that, never a config"
-_JOIN = "hosts join by api.vip or another server's address"
+_JOIN = "hosts join by api.name, api.vip or another server's address"
 _PLACE = "i12e needs k3s's own place"
 _ADDRESSES = "use addresses"
 RENDERED = {
@@ -503,6 +503,9 @@ def of_dns(cluster: Cluster) -> Iterator[Fault]:
         elif there and provider != dns.provider:
             rule = f"is not used: the provider is {dns.provider}"
             yield Fault((*DNS, provider), rule, "", key=True, warning=True, needs=((*DNS, "provider"),))
+    if dns.provider == "none" and dns.join == "name" and "join" in dns.model_fields_set:
+        rule = "has no effect: the provider is none, and hosts join as without dns"
+        yield Fault((*DNS, "join"), rule, "", shown(dns.join), warning=True, needs=((*DNS, "provider"),))
     if not f".{name}".endswith(f".{dns.zone}"):
         rule = f"does not have api.name in it, {name}"
         yield Fault((*DNS, "zone"), rule, "name the zone that has it", shown(dns.zone), needs=(("api", "name"),))

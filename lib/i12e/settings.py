@@ -491,6 +491,10 @@ class Dns(Settings):
     ttl: Annotated[StrictInt, Field(ge=5, le=3600), _said(60, unit="seconds")] | None = None
     """For how long resolvers keep the addresses: so long a server that died is still asked for.
     Default: 30; with cloudflare 60, the least it takes (30 of zones of its Enterprise plan)."""
+    join: Literal["name", "addresses"] = "name"
+    """By what hosts join the cluster. name: by api.name alone, so that a new server changes no other host's config;
+    addresses: by api.vip or the servers' own, for hosts whose resolver does not know the zone. With provider none, hosts
+    join as without dns. Default: name."""
     route53: Route53 | None = None
     """The zone at Route53. Default: none, for another provider."""
     rfc2136: Rfc2136 | None = None
@@ -521,6 +525,12 @@ class Cluster(Shared):
     dns: Annotated[Dns, _said(_DNS)] | None = None
     """How the API's name is kept. Default: none, it is yours to keep."""
 
+    @property
+    def join_name(self) -> str:
+        """The name by which hosts join, "" where they do by the VIP or by addresses."""
+        kept = self.dns is not None and self.dns.provider != "none" and self.dns.join == "name"
+        return self.api.name if kept else ""
+
 
 class Host(Shared):
     """A host's file, with what it has from its cluster."""
@@ -531,6 +541,8 @@ class Host(Shared):
     """The cluster's name."""
     env: str
     """The environment."""
+    join_name: str
+    """The name by which it joins the cluster, "" where it does by the VIP or by addresses."""
     role: Literal["server", "agent"]
     """server: runs the control plane and the datastore; agent: runs pods only."""
     addresses: Annotated[tuple[Address, ...], _ONE_OR_MORE, Field(min_length=1)]
@@ -551,8 +563,8 @@ class Host(Shared):
     """Butane snippets below hosts/ENV/butane/; what they say wins. Default: none."""
 
 
-OWN = ("name", "cluster", "env")
-"""Fields of a Host that no file says: they come from the file's own place."""
+OWN = ("name", "cluster", "env", "join_name")
+"""Fields of a Host that its file does not say: they come from the file's own place, and from the cluster."""
 SHARED = frozenset(Shared.model_fields)
 HOST_KEYS = frozenset(Host.model_fields) - set(OWN)
 

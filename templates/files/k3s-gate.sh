@@ -98,10 +98,22 @@ mark_data() {
     fi
 }
 
+# patience URL: the seconds for which it is asked. A name may have several addresses: of what is left of its time, curl
+# gives half to one that is silent before it tries the next, and a resolver that is silent takes 5 seconds.
+patience() {
+    place=${1#https://}
+    case ${place%:*} in
+    \[*) echo 3 ;;
+    *[!0-9.]*) echo 15 ;;
+    *) echo 3 ;;
+    esac
+}
+
 # answers URL: whether a k3s server is there. --insecure, because nothing is told and only its certificates are
 # asked for, which k3s gives to everyone; k3s itself checks who it is.
 answers() {
-    certificates=$(curl --silent --fail --insecure --noproxy '*' --max-time 3 "$1/cacerts") || return 1
+    certificates=$(curl --silent --fail --insecure --noproxy '*' --max-time "$(patience "$1")" \
+        "$1/cacerts") || return 1
     case $certificates in *'BEGIN CERTIFICATE'*) ;; *) return 1 ;; esac
 }
 
@@ -110,8 +122,8 @@ answers() {
 # (curl#10670).
 lives() {
     curl_status=0
-    connected=$(curl --silent --noproxy '*' --max-time 3 --output /dev/null --write-out '%{time_connect}' \
-        "http://${1#https://}/cacerts") || curl_status=$?
+    connected=$(curl --silent --noproxy '*' --max-time "$(patience "$1")" --output /dev/null \
+        --write-out '%{time_connect}' "http://${1#https://}/cacerts") || curl_status=$?
     case $curl_status:$connected in
     0:* | *:*[1-9]*) return 0 ;;
     6:* | 7:* | 18:* | 22:* | 28:* | 35:* | 52:* | 55:* | 56:*) return 1 ;;
