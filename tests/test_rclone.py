@@ -240,3 +240,17 @@ def test_the_model_opens_a_remote(tmp_path: Path, program: str) -> None:
     store = openstore.open_store(given, {"rclone_conf": conf}, print)
     store.probe()
     assert (store.place, store.shares) == (f"rclone disk:{tmp_path}/s", False)
+
+
+def test_of_names_that_begin_alike_no_other_folder_is_looked_into(
+    store: Rclone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("home/big/1", "home.e2/epoch.json", "home.e2/backups/a", "home.e1", "home-2/x"):
+        store.put(key, [b""])
+    asked: list[str] = []
+    named = Rclone._named
+    monkeypatch.setattr(
+        Rclone, "_named", lambda self, folder, *more: (asked.append(folder), named(self, folder, *more))[1]
+    )
+    assert [entry.key for entry in store.list("home.e")] == ["home.e1", "home.e2/backups/a", "home.e2/epoch.json"]
+    assert asked == ["", "home.e2"]

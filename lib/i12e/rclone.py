@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
@@ -144,10 +144,10 @@ class Rclone:
 
     def list(self, prefix: str) -> Listing:
         """See Store."""
-        folder = prefix.rpartition("/")[0]
-        found = self._listed(folder)
+        folder, _, start = prefix.rpartition("/")
+        found = self._listed(folder, start)
         if found is None:
-            if folder and self._listed("", deep=False) is not None:
+            if folder and self._named("") is not None:
                 return []
             self._not_there()
         entries = [entry for entry in found or () if entry.key.startswith(prefix) and _is_key(entry.key)]
@@ -243,16 +243,34 @@ class Rclone:
         found = json.loads(out)
         return None if found["IsDir"] else _entry(key, found)
 
-    def _listed(self, folder: str, deep: bool = True) -> Listing | None:
-        """Given a folder, return all files in it, and below, ours too; None if there is no such folder."""
-        options = ("--recursive", "--files-only") if deep else ("--max-depth=1",)
+    def _listed(self, folder: str, start: str = "") -> Listing | None:
+        """Given a folder and how names in it begin ("": all), return all such files in it, and below, ours too.
+
+        None if there is no such folder. No other folder is looked into, which for a large remote is what takes long.
+        """
+        before = f"{folder}/" if folder else ""
+        if not start:
+            found = self._named(folder, "--recursive", "--files-only")
+            return None if found is None else [_entry(before + each["Path"], each) for each in found]
+        found = self._named(folder)
+        if found is None:
+            return None
+        entries: Listing = []
+        for each in found:
+            if each["Path"].startswith(start):
+                key = before + each["Path"]
+                entries += self._listed(key) or () if each["IsDir"] else [_entry(key, each)]
+        return entries
+
+    def _named(self, folder: str, *options: str) -> Sequence[Mapping[str, Any]] | None:
+        """Given a folder, return what rclone tells of each thing in it; None if there is no such folder."""
         status, out, said = self._run("lsjson", "--no-mimetype", *options, self._full(folder))
         if status == _NO_DIRECTORY:
             return None
         if status:
             raise self._error(status, said)
-        before = f"{folder}/" if folder else ""
-        return [_entry(before + each["Path"], each) for each in json.loads(out)]
+        names: Sequence[Mapping[str, Any]] = json.loads(out)
+        return names
 
     def _not_there(self) -> None:
         remedy = "is it mounted? The first backup makes it if the remote can be written to"
