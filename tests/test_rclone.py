@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -249,8 +250,11 @@ def test_of_names_that_begin_alike_no_other_folder_is_looked_into(
         store.put(key, [b""])
     asked: list[str] = []
     named = Rclone._named
-    monkeypatch.setattr(
-        Rclone, "_named", lambda self, folder, *more: (asked.append(folder), named(self, folder, *more))[1]
-    )
+
+    def told(self: Rclone, folder: str, *options: str) -> Any:
+        asked.append(folder)
+        return named(self, folder, *options)
+
+    monkeypatch.setattr(Rclone, "_named", told)
     assert [entry.key for entry in store.list("home.e")] == ["home.e1", "home.e2/backups/a", "home.e2/epoch.json"]
     assert asked == ["", "home.e2"]
