@@ -184,12 +184,8 @@ def test_a_short_ttl_of_cloudflares_and_settings_of_another_provider_are_warned_
 
 def test_joining_by_a_name_that_nobody_keeps_is_warned_of() -> None:
     (said,) = warnings(with_dns("{provider: none, zone: example.com, join: name}"))
-    assert (
-        said
-        == (
-            'cluster.yaml:7:48: dns.join: "name" has no effect: the provider is none, and hosts join as without dns'
-        )  # fmt: skip
-    )
+    why = "has no effect: the provider is none, and hosts join as without dns"
+    assert said == f'cluster.yaml:7:48: dns.join: "name" {why}'
     assert warnings(with_dns("{provider: none, zone: example.com, join: addresses}")) == []
 
 

@@ -493,8 +493,8 @@ class Dns(Settings):
     Default: 30; with cloudflare 60, the least it takes (30 of zones of its Enterprise plan)."""
     join: Literal["name", "addresses"] = "name"
     """By what hosts join the cluster. name: by api.name alone, so that a new server changes no other host's config;
-    addresses: by api.vip or the servers' own, for hosts whose resolver does not know the zone. With provider none, hosts
-    join as without dns. Default: name."""
+    addresses: by api.vip or the servers' own, for hosts whose resolver does not know the zone. With provider none,
+    hosts join as without dns. Default: name."""
     route53: Route53 | None = None
     """The zone at Route53. Default: none, for another provider."""
     rfc2136: Rfc2136 | None = None
