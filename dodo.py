@@ -84,6 +84,11 @@ def task_backup() -> Iterator[engine.TaskDict]:
     yield from engine.backup_tasks(DOIT_CONFIG)
 
 
+def task_restore() -> engine.TaskDict:
+    """A backup, put onto these or other hosts, and proven."""
+    return engine.restore_task(DOIT_CONFIG)
+
+
 def task_dns() -> engine.TaskDict:
     """The API's name, made the healthy servers; nobody else's name is taken."""
     return engine.dns_task(DOIT_CONFIG)

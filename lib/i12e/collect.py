@@ -414,6 +414,14 @@ class Sentinel:
         """Return it as an index has it."""
         return {"namespace": self.namespace, "name": self.name, "key": self.key, "value": self.value}
 
+    def is_in(self, said: str) -> bool:
+        """Given what kubectl says of it as JSON, tell whether it has its value."""
+        try:
+            value = base64.b64decode(_json(said).get("data", {})[self.key])
+        except (KeyError, TypeError, ValueError):
+            return False
+        return value == self.value.encode()
+
     @property
     def row(self) -> str:
         """Its key in the datastore."""

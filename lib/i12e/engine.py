@@ -392,6 +392,20 @@ def _backups(
     return task(name, action, doc=doc, params=list(params), meta=meta)
 
 
+def restore_task(config: TaskDict) -> TaskDict:
+    """Given DOIT_CONFIG, return the task that puts a backup onto hosts."""
+    params = [
+        option("backup", "the id of a backup [default: the newest good one]"),
+        option("to", "the server that it is put onto; the others join it [default: the first one]"),
+        {**option("from", "the store that it comes from [default: whichever has the newest]"), "name": "store"},
+        option("only-plan", "only say what would be done", bool, False),
+        option("yes", "do not ask", bool, False),
+        option("timeout", "how long a host may take to come back, and again to be healthy", default="15m"),
+    ]
+    doc = "put a backup onto these or other hosts, and prove that it is there"
+    return _backups("restore", later("restore.run", config["build"]), doc, params)
+
+
 def dns_task(config: TaskDict) -> TaskDict:
     """Given DOIT_CONFIG, return the task that makes the API's name the healthy servers."""
     params = (

@@ -49,6 +49,22 @@ def differences(
     return found
 
 
+def lost(wanted: Mapping[str, int], there: Mapping[str, int], volatile: Iterable[str] = VOLATILE) -> list[str]:
+    """Given how many objects a backup has and how many a cluster has that was restored from it, by their place below
+    /registry/, return what is missing: one line each.
+
+    More may be there: an API server makes some when it starts, a newer one more. What the cluster does not list any
+    more cannot be counted. k3s itself removes the password of its own node after a restore.
+    """
+    found = [f"the cluster does not say how many {name} it has" for name in NEEDED if name not in there]
+    for name in sorted(wanted.keys() & there.keys()):
+        if name.rpartition("/")[2] in volatile:
+            continue
+        if there[name] < wanted[name] - (name == "secrets"):
+            found.append(f"{name}: the backup has {wanted[name]}, the cluster {there[name]}")
+    return found
+
+
 def _room(most: int, moved: int, moves: bool) -> int:
     """Return by how many a count may be off: of what moves by itself more than of what people make."""
     return moved + (max(10, most // 5) if moves else max(1, most // 100))

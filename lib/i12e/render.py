@@ -275,9 +275,13 @@ def digest(config: Mapping[str, Any]) -> str:
 
 def digest_in(config: Mapping[str, Any]) -> str:
     """Given a config as `render` gives it, return the digest in its host.json."""
-    file = next(file for file in config["storage"]["files"] if file["path"] == HOST_JSON)
-    identity = json.loads(content(file["contents"]["source"], file["contents"].get("compression") or ""))
-    return str(identity["digest"])
+    return str(json.loads(file_in(config, HOST_JSON))["digest"])
+
+
+def file_in(config: Mapping[str, Any], path: str) -> str:
+    """Given a config as `render` gives it and a path, return the text of that file; raise StopIteration if none is."""
+    file = next(file for file in config["storage"]["files"] if file["path"] == path)
+    return content(file["contents"]["source"], file["contents"].get("compression") or "").decode()
 
 
 def readable(value: Any) -> Any:

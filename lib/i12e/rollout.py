@@ -57,6 +57,8 @@ class Options:
     """Seconds that its pods may take to leave."""
     no_backup: str = ""
     """Why hosts of a living cluster are reset without a fresh backup."""
+    no_dns: str = ""
+    """Why the API's name is left alone."""
 
 
 def options(

@@ -20,7 +20,7 @@ from i12e.damaged import Damaged
 from i12e.secrets import Secret
 
 _TOKEN = "var/lib/rancher/k3s/server/token"  # noqa: S105  # where it is
-_LONGEST = 1 << 20  # bytes of a token's file
+_LONGEST = 1 << 20  # bytes of a file that is read out of a tar
 _ENDS = 100  # times that the end of a stream may be met
 _SMALL = 8 << 20  # bytes of what is held in memory
 
@@ -130,7 +130,7 @@ def _token(reading: Reading, index: Index, known: Sequence[Secret]) -> Secret:
     for part in manifest.parts:
         if part.name in (bundle.INDEX, bundle.KEY, bundle.DATABASE):
             continue
-        for _, content in reading.files(part.name, index, part.name == bundle.HOSTS):
+        for _, content in reading.files(part.name, index, _is_token if part.name == bundle.HOSTS else _none):
             token = Secret(content.decode(errors="replace").strip())
             found += [token] if _hash(token) == manifest.token else []
     if not found:
@@ -199,8 +199,8 @@ class Reading:
         """Given a part's name, an open file and the index, write there what was sealed; raise Damaged."""
         self._compare_plain(name, self._open(self.manifest.part(name), lambda block: _write(file, block)), index)
 
-    def files(self, name: str, index: Index, tokens_too: bool = False) -> Iterator[tuple[str, bytes]]:
-        """Given the name of a part that is a tar, read it to its end; yield the tokens in it, if they are wanted.
+    def files(self, name: str, index: Index, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        """Given the name of a part that is a tar, read it to its end; yield the small files in it that are wanted.
 
         Raise Damaged if it is no tar, or not what was sealed.
         """
@@ -211,7 +211,7 @@ class Reading:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for entry in tar:
-                    if tokens_too and entry.isreg() and entry.size < _LONGEST and _is_token(entry.name):
+                    if entry.isreg() and entry.size < _LONGEST and wanted(entry.name):
                         content = tar.extractfile(entry)
                         yield entry.name, content.read() if content else b""
             while stream.read(1 << 16):
@@ -291,6 +291,10 @@ def _manifest(place: Place, backup: str) -> Manifest:
 def _compare(part: Part, found: Sums) -> None:
     if found != Sums(part.size, part.sha256):
         raise Damaged(f"{part.name} is not as it was stored")
+
+
+def _none(name: str) -> bool:
+    return False
 
 
 def _is_token(name: str) -> bool:

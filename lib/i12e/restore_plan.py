@@ -1,0 +1,232 @@
+"""What a restore would do, and why it may not: a plan, made of facts and a backup that was checked, and pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from i12e import deploy
+from i12e.bundle import ETCD, Manifest
+from i12e.deploy import Situation
+from i12e.errors import Problem
+from i12e.facts import HostFacts, Silent
+from i12e.lock import duration
+from i12e.restoring import CONVERT, SQLITE, Progress
+
+_VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:-rc\d+)?\+k3s(\d+)")
+_ROOM = 3  # times the database: staged, in its place, and what k3s makes of it
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was found out beside the hosts' facts."""
+
+    target: str
+    manifest: Manifest
+    store: str
+    size: int
+    """Bytes of the database."""
+    token_fits: bool | None
+    """Whether the server token of the repo's secrets is the backup's; None where the secrets have none."""
+    newest: str
+    """The id of the newest good backup of that store."""
+    now: float
+    """By the store's clock."""
+    alive: Mapping[str, str] = field(default_factory=dict)
+    """Where a k3s answers that none of these hosts is: URL -> whose it is, by the backup."""
+    old_settings: Mapping[str, str] = field(default_factory=dict)
+    """Of the server that the backup is from: what all servers of a cluster have to share, and cannot be changed."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """The same of the target's config as it is now."""
+    progress: Progress = field(default_factory=Progress)
+    """How far an earlier run came on the target."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done, in this order."""
+
+    target: str
+    kind: str
+    resumes: bool = False
+    """Whether an earlier run of the same backup is gone on with."""
+    living: tuple[str, ...] = ()
+    """The servers of the cluster that answer now, and whose state of now is lost."""
+    stops: tuple[str, ...] = ()
+    """The hosts whose k3s is stopped and held first."""
+    deploys: tuple[str, str] = ("", "")
+    """What brings the target to its config, and why; empty where it runs it."""
+    aside: tuple[str, ...] = ()
+    """The servers whose data of now is set aside."""
+    joins: tuple[str, ...] = ()
+    """The hosts that join again afterwards, in this order."""
+    lost: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
+    """Given the situation of all hosts and what was asked, return the plan, or everything that speaks against it."""
+    problems = [*_backup_fits(now, asked), *_target(now, asked), *_others(now, asked)]
+    if problems:
+        return None, problems
+    found = now.view.facts[asked.target]
+    assert isinstance(found, HostFacts)  # noqa: S101  # _target told it otherwise
+    wanted = now.wanted[asked.target]
+    living = tuple(name for name in now.view.answering())
+    reached = [name for name, facts in now.view.facts.items() if isinstance(facts, HostFacts) and not facts.is_bare]
+    order = deploy.order(now, [name for name in now.wanted if name != asked.target])
+    silent = [name for name in order if isinstance(now.view.facts[name], Silent)]
+    notes = [
+        f"{name} cannot be reached, and does not join now ({_why(now, name)}): doit os_deploy:{name} afterwards"
+        for name in silent
+    ]
+    if silent and any(name in now.servers for name in silent):
+        notes.append("a server that comes up again with its old data alone gets neither the API's name nor backups")
+    if asked.manifest.lacks:
+        notes.append(f"the backup lacks {'; '.join(asked.manifest.lacks)}")
+    if asked.manifest.id != asked.newest:
+        notes.append(f"it is not the newest good backup, which is {asked.newest}")
+    action, why = deploy.needed(wanted, found)
+    runs = action in (deploy.NOTHING, deploy.PROVE)
+    return Plan(
+        target=asked.target,
+        kind=_kind(wanted.host.k3s.datastore, asked.manifest),
+        resumes=_resumes(asked),
+        living=living,
+        stops=tuple(reached),
+        deploys=("", "") if runs else (action, why),
+        aside=tuple(name for name in now.view.with_data()),
+        joins=tuple(name for name in order if name not in silent),
+        lost=_lost(asked, living),
+        notes=tuple(notes),
+    ), []
+
+
+def lines(made: Plan, asked: Asked) -> list[str]:
+    """Given a plan, return it for a person, a line each."""
+    manifest = asked.manifest
+    kinds = {ETCD: "etcd", SQLITE: "SQLite", CONVERT: "SQLite, converted to etcd"}
+    what = (
+        f"{kinds[made.kind]}, k3s {manifest.k3s}, {asked.size / 1e6:.1f} MB, {sum(manifest.objects.values())} objects"
+    )
+    said = [f"{manifest.id} of {asked.store}: {what}, made by {manifest.by}", f"    {made.lost}"]
+    if made.resumes:
+        said.append(f"    goes on with what an earlier run began on {made.target}")
+    if made.living:
+        said.append(f"    the cluster LIVES on {', '.join(made.living)}: its state of now is replaced by the backup's")
+    if made.stops:
+        said.append(f"    stops    k3s on {', '.join(made.stops)}, until each of them joins again (pods go on)")
+    if made.deploys[0]:
+        said.append(f"    deploys  {made.target}: {made.deploys[1]}")
+    if made.aside:
+        said.append(f"    keeps    the datastores of now, beside their places, on {', '.join(made.aside)}")
+    said.append(f"    restores onto {made.target}, and proves it before any workload starts")
+    said.append("    promotes it: a new epoch, so that no older copy of the cluster gets its name or its backups")
+    if made.joins:
+        said.append(f"    joins    {', '.join(made.joins)}, one after the other")
+    return said + [f"    note: {note}" for note in made.notes]
+
+
+def _lost(asked: Asked, living: Sequence[str]) -> str:
+    ago = duration(max(0.0, asked.now - asked.manifest.at))
+    what = "what the cluster did since then is lost" if living else "what the cluster did after that is lost"
+    return f"it was begun {ago} ago: {what}"
+
+
+def _resumes(asked: Asked) -> bool:
+    job = asked.progress.job
+    return job is not None and job.backup == asked.manifest.id
+
+
+def _kind(datastore: str, manifest: Manifest) -> str:
+    if manifest.datastore == ETCD:
+        return ETCD
+    return CONVERT if datastore == "etcd" else SQLITE
+
+
+def _backup_fits(now: Situation, asked: Asked) -> list[Problem]:
+    """Return why this backup cannot be restored into this configuration."""
+    manifest, host = asked.manifest, now.wanted[asked.target].host
+    problems: list[Problem] = []
+
+    def refuse(said: str, remedy: str) -> None:
+        problems.append(Problem("", None, None, said, remedy))
+
+    if manifest.datastore == ETCD and host.k3s.datastore != "etcd":
+        refuse("the backup is a snapshot of etcd, which cannot become SQLite", "set k3s.datastore: etcd")
+    ours, theirs = _number(host.k3s.version), _number(manifest.k3s)
+    if ours is not None and theirs is not None and ours < theirs:
+        refuse(
+            f"the backup was made by k3s {manifest.k3s}, and {asked.target} is to run {host.k3s.version}, an older one",
+            f"set k3s.version: {manifest.k3s}, or a newer one",
+        )
+    if asked.token_fits is False:
+        refuse(
+            f"the server token of the secrets is not the one ({manifest.token}...) that the backup's database opens "
+            "with",
+            "./doit restore --adopt-token puts the backup's token into the secrets first",
+        )
+    if asked.token_fits is None:
+        refuse("the secrets have no server token", "./doit restore --adopt-token puts the backup's token there first")
+    for name, old in asked.old_settings.items():
+        new = asked.settings.get(name, "")
+        if old != new:
+            refuse(
+                f"{name}: the backup's cluster has {old or 'none'}, and the config now says {new or 'none'}; a cluster "
+                "cannot change that",
+                "set it as it was",
+            )
+    return problems
+
+
+def _target(now: Situation, asked: Asked) -> list[Problem]:
+    """Return why this host cannot be the one that the backup is put onto."""
+    found = now.view.facts[asked.target]
+    wanted = now.wanted[asked.target]
+    if isinstance(found, Silent):
+        return [Problem("", None, None, f"{asked.target}: it cannot be reached: {found.why}", found.remedy)]
+    strange = deploy.not_the_one(wanted, found, now) or _held_by_another(found)
+    if strange is None:
+        strange = deploy.cannot_be_reset(wanted, _without_hold(found))
+    problems = [Problem("", None, None, f"{asked.target}: {strange[0]}", strange[1])] if strange else []
+    needed = _ROOM * asked.size // 1024
+    if found.free < needed and not _resumes(asked):
+        said = f"{asked.target}: it has {found.free // 1024} MB free in /var/lib, and {needed // 1024} are needed"
+        problems.append(Problem("", None, None, said, "make room there"))
+    return problems
+
+
+def _others(now: Situation, asked: Asked) -> list[Problem]:
+    """Return which hosts stand against it: strangers, held ones, and an old cluster that lives elsewhere."""
+    problems: list[Problem] = []
+    for name, found in now.view.facts.items():
+        if name == asked.target or isinstance(found, Silent):
+            continue
+        strange = deploy.not_the_one(now.wanted[name], found, now) or _held_by_another(found)
+        if strange:
+            problems.append(Problem("", None, None, f"{name}: {strange[0]}", strange[1]))
+    for url, whose in asked.alive.items():
+        said = f"the old cluster still answers at {url} ({whose}), which is none of these hosts: there would be two"
+        problems.append(Problem("", None, None, said, "shut it down first"))
+    return problems
+
+
+def _held_by_another(found: HostFacts) -> tuple[str, str] | None:
+    if found.hold is not None and not found.hold.startswith("restore of "):
+        return f"it is held: {found.hold}", "whoever holds it releases it by removing /var/lib/i12e/hold"
+    return None
+
+
+def _without_hold(found: HostFacts) -> HostFacts:
+    return replace(found, hold=None)
+
+
+def _why(now: Situation, name: str) -> str:
+    found = now.view.facts[name]
+    return found.why if isinstance(found, Silent) else ""
+
+
+def _number(version: str) -> tuple[int, ...] | None:
+    found = _VERSION.fullmatch(version)
+    return tuple(map(int, found.groups())) if found else None

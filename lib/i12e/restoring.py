@@ -1,0 +1,375 @@
+"""What a restore does on a host: the script that puts a backup's database in place, and how what it says is read.
+
+The host is the truth. All of a restore lies in one folder there: the job (what is to be done), the database, and the
+progress, a line for each step that was done. The script goes on from there, however it was ended; the restore of an
+operator and the one that a host does by itself are the same script.
+
+In an order in which nothing is lost and nothing runs behind anybody's back:
+
+1. k3s is stopped and stays held (docs/hold-and-permit.md) until the end.
+2. What the host had is set aside by a rename; nothing of it is under the new database (a `state.db-wal`, certificates
+   that are newer than the datastore, a reset-flag: each of them breaks a restore, k3s-flatcar.md 1.2, 1.5, 1.6).
+3. The database is put in its place: by `k3s server --cluster-reset`, or as a file.
+4. k3s starts without its agent, scheduler and controllers, so that the database can be proven by its own API while no
+   workload moves. A conversion to etcd happens here.
+
+Sources: k3s-docs cli/etcd-snapshot.md, datastore/backup-restore.md, datastore/ha-embedded.md, cli/server.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from i12e.facts import STATE
+
+FOLDER = f"{STATE}/restore"
+UNIT, QUIET = "i12e-restore", "i12e-restore-k3s"
+ETCD, SQLITE, CONVERT = "etcd", "sqlite", "convert"
+STAGED, ASIDE, PLACED, READY = "staged", "aside", "placed", "ready"
+PROVEN, RELEASED, PROMOTED = "proven", "released", "promoted"
+HELD_BY_ANOTHER = 9
+"""The exit status of hold() where somebody else holds the host."""
+_SERVER = "/var/lib/rancher/k3s/server"
+_READY = 600  # seconds in which k3s, once started, has to answer
+_PIECE = 32 << 20  # bytes that are sent at a time
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be restored on a host, as it lies there."""
+
+    backup: str
+    store: str
+    kind: str
+    """etcd, sqlite, or convert: a SQLite database that becomes etcd."""
+    cluster: str
+    uid: str
+    size: int
+    """Bytes of the database, and"""
+    sha256: str
+    """its hash."""
+    by: str
+    at: float
+    """When it was begun, in seconds since 1970."""
+
+    def content(self) -> bytes:
+        """Return it as it is written."""
+        return json.dumps(self.__dict__, indent=1).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a restore is on a host."""
+
+    job: Job | None = None
+    done: Mapping[str, float] = field(default_factory=dict)
+    """When each step was done, in seconds since 1970, by the host's clock."""
+    failed: str = ""
+    aside: str = ""
+    """Where what the host had before is kept."""
+    works: bool = False
+    """Whether the script runs."""
+    quiet: bool = False
+    """Whether the k3s of the proof runs."""
+    last: str = ""
+    """What it said last."""
+
+
+LOOK = f"""
+export PATH=/opt/bin:/usr/local/bin:$PATH
+say() {{ printf '%s ' "$1"; base64 -w0; echo; }}
+cd {FOLDER} 2>/dev/null || exit 0
+for each in job progress failed aside; do if [ -f "$each" ]; then say "$each" <"$each"; fi; done
+systemctl is-active {UNIT} 2>/dev/null | say unit
+systemctl is-active {QUIET} 2>/dev/null | say quiet
+if [ -f log ]; then tail -n 1 log | tail -c 300 | say last; fi
+exit 0
+"""
+"""The script whose output read() reads."""
+
+
+def read(output: str) -> Progress:
+    """Given what LOOK printed, return how far a restore is there."""
+    said: dict[str, str] = {}
+    for line in output.splitlines():
+        key, _, value = line.partition(" ")
+        said[key] = base64.b64decode(value).decode(errors="replace").strip()
+    done: dict[str, float] = {}
+    for line in said.get("progress", "").splitlines():
+        step, _, at = line.partition(" ")
+        if at.isdecimal():
+            done[step] = float(at)
+    job = None
+    with suppress(KeyError, TypeError, ValueError):
+        job = Job(**json.loads(said["job"]))
+    running = ("active", "activating")
+    return Progress(
+        job, done, said.get("failed", ""), said.get("aside", ""),
+        said.get("unit") in running, said.get("quiet") in running, said.get("last", ""),
+    )  # fmt: skip
+
+
+def script(job: Job) -> str:
+    """Given a job, return the script that does its steps on the host, up to a k3s that can be asked."""
+    settings = {
+        "folder": FOLDER, "kind": job.kind, "sha256": job.sha256, "server": _SERVER, "quiet": QUIET,
+        "kept": kept(job), "limit": str(_READY),
+    }  # fmt: skip
+    return "#!/bin/sh\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()) + _SCRIPT
+
+
+# What stays where it is: manifests and charts that the host's config brought.
+_SCRIPT = rf"""
+# Made by i12e: puts the database of a backup in the place of this host's. Run again, it goes on.
+set -u; umask 077
+export PATH=/opt/bin:/usr/local/bin:$PATH
+cd "$folder" || exit 1
+exec >>log 2>&1
+rm -f failed
+fail() {{
+    echo "failed: $*"
+    printf '%s\n' "$*" >failed.new; mv -f failed.new failed
+    systemctl stop "$quiet" 2>/dev/null
+    exit 1
+}}
+done_() {{ grep -q "^$1 " progress 2>/dev/null; }}
+step() {{
+    printf '%s %s\n' "$1" "$(date +%s)" >>progress && sync progress || fail "$folder/progress cannot be written"
+    echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $1"
+}}
+held() {{ [ -e {STATE}/hold ] || fail "somebody removed {STATE}/hold, which keeps k3s from starting meanwhile"; }}
+k3s=$(command -v k3s) || fail "k3s is not installed yet"
+held
+systemctl stop k3s k3s-agent "$quiet" 2>/dev/null
+for unit in k3s k3s-agent "$quiet"; do
+    case $(systemctl is-active "$unit") in
+    active | activating | deactivating | reloading) fail "$unit does not stop" ;;
+    esac
+done
+
+found=$(sha256sum database | cut -c1-64)
+[ "$found" = "$sha256" ] || fail "the database that was staged is not the backup's"
+
+# 2. Aside: a rename for each, so that a kill leaves each of them in one of the two places.
+if ! done_ {ASIDE}; then
+    [ -f aside ] || {{ echo "$kept" >aside.new && sync aside.new && mv -f aside.new aside; }} || fail "no room"
+    kept=$(cat aside)
+    for each in "$server"/* "$server"/.[!.]*; do
+        [ -e "$each" ] || [ -L "$each" ] || continue
+        case ${{each##*/}} in manifests | static) continue ;; esac
+        mkdir -p "$kept" || fail "$kept cannot be made"
+        mv -f "$each" "$kept/" || fail "$each cannot be moved to $kept"
+    done
+    [ -d "$kept" ] || rm -f aside
+    sync
+    step {ASIDE}
+fi
+
+# 3. In place. What an earlier try left half done is wiped: what the host had is aside.
+rm -f /etc/rancher/k3s/config.yaml.d/90-i12e.yaml
+for each in "$server"/* "$server"/.[!.]*; do
+    [ -e "$each" ] || [ -L "$each" ] || continue
+    case ${{each##*/}} in manifests | static) continue ;; esac
+    rm -rf "$each" || fail "$each cannot be removed"
+done
+held
+more=''
+case $kind in
+{ETCD})
+    "$k3s" server --cluster-reset --cluster-reset-restore-path="$folder/database" --etcd-s3=false >reset.log 2>&1
+    status=$?
+    cat reset.log
+    grep -q 'Managed etcd cluster membership has been reset' reset.log ||
+        fail "k3s did not take the snapshot (status $status): $(tail -n 1 reset.log | tail -c 300)"
+    [ -d "$server/db/etcd/member/wal" ] || fail "k3s said that it restored, and there is no etcd"
+    ;;
+{SQLITE} | {CONVERT})
+    mkdir -p "$server/db" && cp database "$server/db/state.db" && sync "$server/db/state.db" ||
+        fail "$server/db/state.db cannot be written"
+    [ "$kind" = {SQLITE} ] || more=--cluster-init
+    ;;
+*) fail "a job of an unknown kind: $kind" ;;
+esac
+step {PLACED}
+
+# 4. A k3s that moves nothing.
+systemctl reset-failed "$quiet" 2>/dev/null
+held
+systemd-run --quiet --unit="$quiet" -p KillMode=process -p LimitNOFILE=1048576 -p TimeoutStopSec=30 -- \
+    "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager --disable-cloud-controller \
+    --disable-helm-controller $more || fail "k3s cannot be started for the proof"
+n=0
+until [ "$(timeout 10 "$k3s" kubectl get --raw /readyz 2>/dev/null)" = ok ]; do
+    said=$(journalctl -u "$quiet" -n 1 -o cat --no-pager 2>/dev/null | tail -c 300)
+    case $(systemctl is-active "$quiet") in
+    active | activating) ;;
+    *) fail "k3s does not start on what was restored: $said" ;;
+    esac
+    n=$((n + 1))
+    [ $n -lt "$limit" ] || fail "k3s does not get ready on what was restored: $said"
+    echo "waits for k3s: $said"
+    sleep 1
+done
+if [ "$kind" = {CONVERT} ]; then
+    # k3s takes an etcd that a failed conversion left for whole at its next start (k3s PR#3231): this is its only sign.
+    [ -f "$server/db/state.db.migrated" ] && [ ! -e "$server/db/state.db" ] ||
+        fail "k3s did not convert the database to etcd: there is no state.db.migrated"
+fi
+step {READY}
+exit 0
+"""
+
+START = f"""
+set -eu
+systemctl reset-failed {UNIT} 2>/dev/null || :
+systemctl is-active --quiet {UNIT} || systemd-run --quiet --collect --unit={UNIT} /bin/sh {FOLDER}/run.sh
+"""
+"""Starts the script, apart from any ssh session."""
+
+BEGIN = f"""
+systemctl stop {UNIT} {QUIET} 2>/dev/null || :
+cd {FOLDER}; rm -f job failed database
+if [ -f progress ]; then grep '^{ASIDE} ' progress >progress.new || :; mv -f progress.new progress; fi
+sync .
+"""
+"""Before another job: of an earlier one nothing stays but what the host had before it, which is aside."""
+
+PREPARE = f"set -eu; umask 077; mkdir -p {FOLDER}; chmod 700 {STATE} {FOLDER}\n"
+
+
+def hold(why: str) -> str:
+    """Given who holds a host and why, return the script that has it held and its k3s stopped.
+
+    A hold of somebody else is left alone: exit status HELD_BY_ANOTHER, and its first line is told.
+    """
+    return f"""
+set -eu; umask 077; mkdir -p {STATE}
+why={shlex.quote(why)}
+if [ -e {STATE}/hold ] || [ -L {STATE}/hold ]; then
+    there=$(head -n 1 {STATE}/hold 2>/dev/null || :)
+    case $there in
+    'restore of '*) ;;
+    *) printf '%s\\n' "${{there:-it says not why}}" >&2; exit {HELD_BY_ANOTHER} ;;
+    esac
+fi
+printf '%s\\n' "$why" >{STATE}/hold.new; sync {STATE}/hold.new; mv -f {STATE}/hold.new {STATE}/hold; sync {STATE}
+systemctl stop k3s k3s-agent 2>/dev/null || :
+for unit in k3s k3s-agent; do
+    case $(systemctl is-active "$unit" 2>/dev/null || :) in
+    active | activating | deactivating) echo "$unit does not stop" >&2; exit 1 ;;
+    esac
+done
+"""
+
+
+RELEASE = f"""
+set -eu
+systemctl stop {QUIET} 2>/dev/null || :
+rm -f {STATE}/hold {STATE}/proven.json; sync {STATE}
+systemctl start --no-block k3s
+grep -q '^{RELEASED} ' {FOLDER}/progress 2>/dev/null || printf '{RELEASED} %s\\n' "$(date +%s)" >>{FOLDER}/progress
+rm -f {FOLDER}/database
+"""
+"""Ends the proof: k3s starts as it always does."""
+
+END = f"rm -rf {FOLDER}"
+"""The restore is over: nothing of it stays but what was set aside."""
+
+
+def kept(job: Job) -> str:
+    """Given a job, return where what a server had before is kept: beside it, so that a rename is enough."""
+    return f"{_SERVER}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(job.at))}"
+
+
+def forget_data(job: Job) -> str:
+    """Given a job, return the script by which a held server that is to join anew has no data, but set aside."""
+    return f"""
+set -eu; umask 077
+server={_SERVER}; kept={kept(job)}
+[ -e {STATE}/hold ] || {{ echo "the hold is gone" >&2; exit 1; }}
+for each in "$server"/* "$server"/.[!.]*; do
+    [ -e "$each" ] || [ -L "$each" ] || continue
+    case ${{each##*/}} in manifests | static) continue ;; esac
+    mkdir -p "$kept"
+    if [ -e "$kept/${{each##*/}}" ]; then rm -rf "$each"; else mv -f "$each" "$kept/"; fi
+done
+rm -f /etc/rancher/k3s/config.yaml.d/90-i12e.yaml
+sync
+"""
+
+
+def let_go(unit: str) -> str:
+    """Given k3s or k3s-agent, return the script by which a host that was held starts again."""
+    start = f"systemctl start --no-block {unit} 2>/dev/null || :"
+    return f"set -eu; rm -f {STATE}/hold {STATE}/proven.json; sync {STATE}; {start}\n"
+
+
+def piece(size: int, name: str = "database") -> str:
+    """Given how many bytes of a file are there, return the script that adds the piece that it is given.
+
+    What is behind that size is cut off first; it prints the size afterwards.
+    """
+    return f"set -eu; umask 077; cd {FOLDER}; touch {name}; truncate -s {size} {name}; cat >>{name}; stat -c %s {name}"
+
+
+def write(name: str, size: int) -> str:
+    """Given a file's name and size, return the script that writes it there whole, from its input."""
+    return (
+        f"set -eu; umask 077; cd {FOLDER}; cat >{name}.new; "
+        f'[ "$(wc -c <{name}.new)" = {size} ] || {{ echo "{name} did not arrive whole" >&2; exit 1; }}; '
+        f"sync {name}.new; mv -f {name}.new {name}; sync ."
+    )
+
+
+def unpack(path: str, stamp: str) -> str:
+    """Given a path and the time as text, return the script that puts path.tar in its place, and keeps what is there.
+
+    A path on a file system of its own cannot be renamed: there the files are put over what is there.
+    """
+    quoted = shlex.quote(path.rstrip("/"))
+    return f"""
+set -eu; umask 022
+path={quoted}; inside={shlex.quote(path.strip("/"))}; parent=$(dirname "$path"); new=$parent/.i12e-restore-{stamp}
+more=; for flag in --xattrs --acls; do tar $flag --version >/dev/null 2>&1 && more="$more $flag"; done
+mkdir -p "$parent"
+if mountpoint -q "$path" 2>/dev/null; then
+    tar -xpf {FOLDER}/path.tar $more --numeric-owner -C /
+else
+    rm -rf "$parent"/.i12e-restore-*
+    mkdir -m 700 "$new"
+    tar -xpf {FOLDER}/path.tar $more --numeric-owner -C "$new"
+    if [ -e "$path" ]; then mv -f "$path" "$path.before-{stamp}"; fi
+    mv -f "$new/$inside" "$path"
+    rm -rf "$new"
+fi
+sync
+rm -f {FOLDER}/path.tar
+"""
+
+
+HAS = f"cd {FOLDER} 2>/dev/null && stat -c %s database 2>/dev/null || echo 0"
+"""Prints how many bytes of the database are there."""
+
+
+def staged(sha256: str) -> str:
+    """Given a hash, return the script that writes down that the database is there whole; status 8 if it is another."""
+    return f"""
+set -eu; cd {FOLDER}; sync database
+[ "$(sha256sum database | cut -c1-64)" = {sha256} ] || exit 8
+grep -q '^{STAGED} ' progress 2>/dev/null || printf '{STAGED} %s\\n' "$(date +%s)" >>progress; sync progress
+"""
+
+
+PIECE = _PIECE
+"""Bytes that are sent at a time."""
+
+
+def note(step: str) -> str:
+    """Given a step that was done, return the script that writes it down."""
+    return f"cd {FOLDER} && printf '%s %s\\n' {step} \"$(date +%s)\" >>progress && sync progress"
