@@ -14,6 +14,7 @@ from i12e.zones import Addresses, Fence, Fenced, Records, ZoneError, admitted
 from memoryzone import Memory
 
 NAME, TTL = "k8s.example.com", 30
+NOW = 1_800_000_000.0
 OURS = Fence("uid-a", 3)
 SERVERS = ("server-1", "server-2", "server-3")
 V4 = {name: [f"192.0.2.1{name[-1]}"] for name in SERVERS}
@@ -21,9 +22,9 @@ DUAL = {name: [f"192.0.2.1{name[-1]}", f"2001:db8::{name[-1]}"] for name in SERV
 ALL = Addresses.of(each for texts in V4.values() for each in texts)
 
 
-def node(name: str, ready: bool = True, voter: bool | None = True) -> Node:
+def node(name: str, ready: bool = True, voter: bool | None = True, cordoned: bool = False) -> Node:
     """Given what is so, return a node."""
-    return Node(name, ready, False, voter, "v1.35.4+k3s1", "boot")
+    return Node(name, ready, cordoned, voter, "v1.35.4+k3s1", "boot")
 
 
 def view(nodes: Sequence[Node] = (), **facts: Facts) -> ClusterView:
@@ -61,7 +62,7 @@ def held(*texts: str, fence: Fence | None = OURS, ttl: int = TTL) -> Records:
 
 
 def test_all_servers_that_are_ready_and_whose_etcd_is_healthy_are_healthy() -> None:
-    assert healthy(view(good())) == Healthy(SERVERS, {})
+    assert healthy(view(good()), NOW) == Healthy(SERVERS, {})
 
 
 @pytest.mark.parametrize(
@@ -78,16 +79,16 @@ def test_all_servers_that_are_ready_and_whose_etcd_is_healthy_are_healthy() -> N
 def test_a_server_that_is_not_well_is_not_healthy_and_why_is_told(
     nodes: list[Node], facts: dict[str, Facts], why: str
 ) -> None:
-    assert healthy(view(nodes, **facts)) == Healthy(("server-1", "server-3"), {"server-2": why})
+    assert healthy(view(nodes, **facts), NOW) == Healthy(("server-1", "server-3"), {"server-2": why})
 
 
 def test_a_server_that_we_do_not_reach_and_that_the_cluster_calls_ready_is_healthy() -> None:
-    assert healthy(view(good(), server_2=Silent("no route"))).servers == SERVERS
+    assert healthy(view(good(), server_2=Silent("no route")), NOW).servers == SERVERS
 
 
 def test_where_no_server_answers_none_is_healthy_and_why_is_told() -> None:
     silent = Silent("no route to host")
-    found = healthy(view([], server_1=silent, server_2=silent, server_3=HostFacts()))
+    found = healthy(view([], server_1=silent, server_2=silent, server_3=HostFacts()), NOW)
     assert found == Healthy(
         (),
         {
@@ -99,14 +100,39 @@ def test_where_no_server_answers_none_is_healthy_and_why_is_told() -> None:
 
 
 def test_a_server_that_is_taken_out_is_not_among_them() -> None:
-    found = healthy(view(good()), without=["server-2"])
+    found = healthy(view(good()), NOW, without=["server-2"])
     assert found == Healthy(("server-1", "server-3"), {"server-2": "is taken out"})
+
+
+LEAVING = {"operator": "me@there", "at": NOW - 60, "leaves": True, "ttl": 30}
+
+
+def test_a_server_that_another_run_is_about_to_reset_is_not_put_back_by_a_dns_that_runs_elsewhere() -> None:
+    def of(**more: object) -> tuple[str, ...]:
+        known = {each.name: each for each in good()}
+        leaving = HostFacts(nodes=known, etcd_healthy=True, intent={**LEAVING, **more})
+        return healthy(view(good(), server_2=leaving), NOW).servers
+
+    out = ("server-1", "server-3")
+    assert of() == out
+    assert of(at=NOW + 300) == out, "that operator's clock may be another one"
+    assert of(at=NOW - 3629) == out
+    assert of(at=NOW - 3631) == SERVERS, "a run that never came back keeps nobody out for ever"
+    assert of(at=NOW - 7000, ttl=3600) == out
+    assert of(leaves=False) == of(at="x") == of(at=None) == SERVERS
+
+
+def test_a_server_that_reboots_in_a_deployment_is_cordoned_and_not_put_back_while_its_node_is_still_ready() -> None:
+    nodes = [node("server-1"), node("server-2", cordoned=True), node("server-3")]
+    found = healthy(view(nodes, server_2=Silent("no route")), NOW)
+    assert found.unfit == {"server-2": "is cordoned, and we do not reach it"}
+    assert healthy(view(nodes), NOW).servers == SERVERS, "one that answers is as healthy as others"
 
 
 def test_on_sqlite_there_is_no_etcd_to_be_healthy() -> None:
     only = ClusterView({"server-1": HostFacts(nodes={"server-1": node("server-1", voter=None)})}, ("server-1",))
-    assert healthy(only).servers == ()
-    assert healthy(only, sqlite=True).servers == ("server-1",)
+    assert healthy(only, NOW).servers == ()
+    assert healthy(only, NOW, sqlite=True).servers == ("server-1",)
 
 
 def test_a_server_that_died_is_taken_out_and_one_that_came_back_is_put_in() -> None:

@@ -42,7 +42,7 @@ LAYERS = (
     ("fleet", "database", "verify", "contents"),
     ("backup",),
     ("backup_list", "backup_verify", "backup_prune"),
-    ("rollout", "plans", "status", "trust", "api_name", "restore"),
+    ("rollout", "plans", "status", "trust", "api_name", "naming", "leaving", "restore"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig", "newkey"),
     ("engine",),
     (DODO, "__main__"),

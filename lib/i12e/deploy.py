@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from i12e import dns
 from i12e.facts import STATE, ClusterView, Facts, HostFacts, Silent, quorum
 from i12e.model import Host
 
@@ -36,6 +37,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Named:
+    """The API's name, where it is kept equal to the healthy servers, and for how many seconds resolvers keep it."""
+
+    name: str
+    ttl: int
+
+
+@dataclass(frozen=True)
 class HostPlan:
     """What is done to one host, and why; `changes` are told by the diff of the configs."""
 
@@ -58,6 +67,8 @@ class HostPlan:
     """Whether the API is away meanwhile."""
     after_backup: bool = False
     """Whether a fresh good backup has to be there before: the cluster lives, and it could be lost by a reset."""
+    leaves: Named | None = None
+    """The API's name, which it leaves before it is reset."""
 
     @property
     def resets(self) -> bool:
@@ -88,6 +99,10 @@ class Situation:
     """The hosts that are to be brought to their configs."""
     force: bool = False
     problems: Mapping[str, str] = field(default_factory=dict)
+    name: Named | None = None
+    """The API's name, where os_deploy keeps it right."""
+    at: float = 0.0
+    """When that was so, in seconds since 1970."""
 
     @property
     def servers(self) -> list[str]:
@@ -174,7 +189,16 @@ def plan(name: str, now: Situation) -> HostPlan:
         datastore=found.datastore,
         downtime=host.role == "server" and bool(found.datastore) and not others,
         after_backup=action == RESET and bool(now.view.answering()),
+        leaves=_leaves(wanted, now) if node is not None else None,
     )
+
+
+def _leaves(wanted: Wanted, now: Situation) -> Named | None:
+    """Return the API's name that a server of the cluster leaves: not as the last healthy one."""
+    if now.name is None or wanted.host.role != "server":
+        return None
+    others = dns.healthy(now.view, now.at, [wanted.name], wanted.host.k3s.datastore == "sqlite").servers
+    return now.name if others else None
 
 
 _NO_CLUSTER = "bring its servers up, or get its data back: doit restore"

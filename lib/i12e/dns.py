@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from i12e.facts import ClusterView, HostFacts, Silent
 from i12e.zones import NONE, Addresses, Fence, Records, fence_name
+
+LEAVES, TTL = "leaves", "ttl"
+"""What the intent on a host (deploy.json) says of a server that is taken out of the name, to be reset."""
+_LEFT = 3600.0  # seconds, and the TTL, after which a run that took a server out is taken not to come back
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ class Plan:
     """Whether it is another cluster's until then, or an earlier epoch's."""
 
 
-def healthy(view: ClusterView, without: Collection[str] = (), sqlite: bool = False) -> Healthy:
-    """Given what the servers say, and those that are about to be reset, return which of them the name should have.
+def healthy(view: ClusterView, now: float, without: Collection[str] = (), sqlite: bool = False) -> Healthy:
+    """Given what the servers say, when that was (in seconds since 1970), and those that are about to be reset, return
+    which of them the name should have.
 
     With `sqlite` there is no etcd to be healthy. Whether a server is Ready is told by any server that answers: one that
-    we cannot reach may be reached by others.
+    we cannot reach may be reached by others. A server that another run is about to reset, by its deploy.json, is left
+    out; while it reboots and cannot say so, that it is cordoned tells.
     """
     unfit: dict[str, str] = {}
     for name in view.servers:
-        why = _unfit(view, name, sqlite)
+        why = _leaves(view.facts.get(name), now) or _unfit(view, name, sqlite)
         if why or name in without:
             unfit[name] = why or "is taken out"
     return Healthy(tuple(name for name in view.servers if name not in unfit), unfit)
@@ -67,10 +73,22 @@ def _unfit(view: ClusterView, name: str, sqlite: bool) -> str:
     if not sqlite and not node.voter:
         return "is no voting member of etcd"
     if not isinstance(found, HostFacts):
-        return ""
+        return "is cordoned, and we do not reach it" if node.cordoned else ""
     if not sqlite and found.etcd_healthy is False:
         return "has an etcd that is not healthy"
     return "" if found.serves else "has an API that does not answer"
+
+
+def _leaves(found: object, now: float) -> str:
+    """Return that a server is being reset, where a run that is not too long ago says so."""
+    intent: Mapping[str, Any] = (isinstance(found, HostFacts) and found.intent) or {}
+    if not intent.get(LEAVES):
+        return ""
+    try:
+        fresh = abs(now - float(intent.get("at", 0))) < _LEFT + float(intent.get(TTL) or 0)
+    except (TypeError, ValueError):
+        return ""
+    return f"is being reset by {intent.get('operator') or 'somebody'}" if fresh else ""
 
 
 def _because(found: object) -> str:
@@ -113,7 +131,7 @@ def plan(
     `take_over` is for the command that takes the name from another cluster; then our epoch has to be above its one
     (Fence.after). Without it, a name that another cluster holds is refused whatever the epochs are.
     """
-    refused = _occupied(name, found) or _fenced(name, found.fence, ours, take_over)
+    refused = occupied(name, found) or _fenced(name, found.fence, ours, take_over)
     if refused:
         return replace(refused, expected=found.fence)
     if not fit.servers:
@@ -136,7 +154,8 @@ def plan(
     )
 
 
-def _occupied(name: str, found: Records) -> Plan | None:
+def occupied(name: str, found: Records) -> Plan | None:
+    """Given a name and what stands there, return the plan to refuse, where that is not ours to write over."""
     if found.other:
         return Plan("refuse", f"{name} is {found.other}", remedy="delete that, or give api.name another name")
     if found.foreign:
@@ -154,7 +173,7 @@ def _fenced(name: str, holder: Fence | None, ours: Fence, take_over: bool) -> Pl
         remedy = (
             "this one was replaced by it: shut it down, or ./doit dns --take-over"
             if same
-            else "give api.name another name"
+            else "give api.name another name, or ./doit dns --take-over"
         )
         return Plan("refuse", f"{name} is held by {who}: by {holder}; this is {ours}", remedy=remedy)
     if holder.cluster != ours.cluster and not take_over:

@@ -300,6 +300,7 @@ _PATIENCE = (
     option("timeout", "how long a host may take to come back, and again to be healthy", default="15m"),
     option("drain-timeout", "how long its pods may take to leave", default="2m"),
     option("no-backup", "reset hosts of a living cluster without a fresh backup; say why"),
+    option("no-dns", "leave the API's name as it is, although servers are reset; say why"),
 )
 
 

@@ -126,4 +126,4 @@ def situation(
         found |= hosts.ask_all(silent, silent if whole else ())
     servers = tuple(name for name, wanted in hosts.wanted.items() if wanted.host.role == "server")
     pins = machines.load(hosts.build.paths)
-    return Situation(hosts.wanted, ClusterView(found, servers), pins, targets, force)
+    return Situation(hosts.wanted, ClusterView(found, servers), pins, targets, force, at=time.time())

@@ -49,6 +49,8 @@ def _reset_lines(build: Build, plan: HostPlan, now: Situation) -> Iterator[str]:
         yield "    a backup of the cluster is taken first, unless a good one is fresh"
     if plan.downtime:
         yield "    the API is away meanwhile: no other server answers"
+    if plan.leaves:
+        yield f"    {plan.leaves.name} is without it first, and for its TTL, {plan.leaves.ttl} s, that is waited for"
     if plan.drains:
         yield "    its pods are moved to other hosts first"
     yield f"    keeps    {', '.join(plan.keeps)}, the machine id"
@@ -98,6 +100,7 @@ def as_json(plan: HostPlan) -> Mapping[str, Any]:
         "drains": plan.drains,
         "api_away": plan.downtime,
         "after_backup": plan.after_backup,
+        "leaves": {"name": plan.leaves.name, "ttl": plan.leaves.ttl} if plan.leaves else None,
         "keeps": list(plan.keeps),
         "deletes": list(plan.deletes),
         "datastore": plan.datastore or None,

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
-from i12e import backup, deploy, facts, fleet, machines, plans, remote, screen
+from i12e import backup, deploy, facts, fleet, leaving, machines, naming, plans, remote, screen
 from i12e.build import Build
 from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REFUSE, HostPlan, Situation, Wanted
 from i12e.errors import Changes, Problem, UserError
@@ -58,11 +59,11 @@ class Options:
     no_backup: str = ""
     """Why hosts of a living cluster are reset without a fresh backup."""
     no_dns: str = ""
-    """Why the API's name is left alone."""
+    """Why the API's name is left alone, although servers are reset."""
 
 
 def options(
-    yes: bool, only_plan: bool, force: str, parallel: int, timeout: str, drain_timeout: str, no_backup: str
+    yes: bool, only_plan: bool, force: str, parallel: int, timeout: str, drain_timeout: str, no_backup: str, no_dns: str
 ) -> Options:
     """Given the task's options, return them; raise UserError for what is none."""
     wrong: list[Problem] = []
@@ -75,7 +76,7 @@ def options(
             return 0.0
 
     limits = length("timeout", timeout), length("drain-timeout", drain_timeout)
-    made = Options(yes, only_plan, force, parallel, *limits, no_backup)
+    made = Options(yes, only_plan, force, parallel, *limits, no_backup, no_dns)
     if not 1 <= parallel <= 100:
         wrong.append(Problem("", None, None, f"--parallel {parallel}: 1 to 100 agents at once"))
     if wrong:
@@ -96,7 +97,7 @@ def plan(build: Build, host: str | None) -> None:
     hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
     try:
         targets = [host] if host else list(hosts.wanted)
-        now = fleet.situation(hosts, targets)
+        now = replace(fleet.situation(hosts, targets), name=naming.kept(build.cluster()))
     finally:
         hosts.close()
     if plans.tell(build, now, targets):
@@ -113,9 +114,10 @@ def run(
     timeout: str,
     drain_timeout: str,
     no_backup: str,
+    no_dns: str,
 ) -> None:
     """Given a host (None: all) and the task's options, bring it to its config and prove it."""
-    given = options(yes, only_plan, force, parallel, timeout, drain_timeout, no_backup)
+    given = options(yes, only_plan, force, parallel, timeout, drain_timeout, no_backup, no_dns)
     _run(build, host, given, lambda hosts: hosts.wanted)
 
 
@@ -128,9 +130,10 @@ def rollback(
     timeout: str,
     drain_timeout: str,
     no_backup: str,
+    no_dns: str,
 ) -> None:
     """Given a host and the task's options, bring it back to the config that was last proven on it."""
-    given = options(yes, only_plan, force, 1, timeout, drain_timeout, no_backup)
+    given = options(yes, only_plan, force, 1, timeout, drain_timeout, no_backup, no_dns)
 
     def proven(hosts: fleet.Hosts) -> Mapping[str, Wanted]:
         try:
@@ -170,11 +173,12 @@ class Rollout:
         self.clone = hashlib.sha256(str(build.paths.root).encode() + socket.gethostname().encode()).hexdigest()[:12]
         self._locks: dict[str, remote.Held] = {}
         self._view = ClusterView()
+        self._name: naming.Name | None = None
 
     def run(self) -> None:
         """Plan, ask, and bring the targets to their configs; raise UserError with what stopped it."""
         self.hosts.trust(self.targets)
-        now = fleet.situation(self.hosts, self.targets, bool(self.given.force), self._patience)
+        now = self._named(fleet.situation(self.hosts, self.targets, bool(self.given.force), self._patience))
         if self.given.only_plan:
             plans.tell(self.build, now, self.targets)
             return
@@ -259,6 +263,7 @@ class Rollout:
         servers = [plan.name for plan in todo if plan.name in now.servers]
         agents = [plan.name for plan in todo if plan.name not in now.servers]
         with self.locked(todo, now):
+            self._check_name(todo, now)
             try:
                 for name in servers:
                     self.bring(name)
@@ -302,6 +307,9 @@ class Rollout:
             for held in self._locks.values():
                 held.close()
             self._locks.clear()
+            if self._name:
+                self._name.close()
+                self._name = None
 
     def _lock(self, name: str) -> None:
         """Given a host, take its lock; raise UserError if another one has it or the host is not to be reached."""
@@ -351,15 +359,50 @@ class Rollout:
         said = f"{name}: {intent.get('operator')} deploys it, and it has just rebooted"
         raise UserError(Problem("", None, None, said, "wait a minute, then run the same again"))
 
+    # --- the API's name
+
+    @property
+    def name(self) -> naming.Name | None:
+        """The API's name, open, None where it is not kept right, or left alone; raise what leaving.TROUBLE has."""
+        if self._name is None and not self.given.no_dns:
+            cluster = self.build.cluster()
+            if cluster.dns and naming.kept(cluster):
+                zone = naming.zone(self.build, cluster.dns)
+                self._name = naming.Name(self.build, cluster, cluster.dns, zone, self.hosts)
+        return self._name
+
+    def _named(self, now: Situation) -> Situation:
+        return now if self.given.no_dns else replace(now, name=naming.kept(self.build.cluster()))
+
+    def _check_name(self, todo: Sequence[HostPlan], now: Situation) -> None:
+        """See that the API's name may be written, where servers are brought to their configs; raise UserError."""
+        if not any(plan.name in now.servers for plan in todo):
+            return
+        kept = naming.kept(self.build.cluster())
+        if kept and self.given.no_dns:
+            screen.say(f"--no-dns: {self.given.no_dns}: {kept.name} is left as it is; ./doit dns makes it right")
+            return
+        try:
+            name = self.name
+        except leaving.TROUBLE as error:
+            problems = error.problems if isinstance(error, UserError) else (error.problem(),)
+            raise UserError([*problems, leaving.nothing_changed(kept.name if kept else "")]) from None
+        if name:
+            leaving.check(name, now, any(plan.founds for plan in todo))
+
     # --- one host
+
+    def situation(self, name: str) -> Situation:
+        """Given a host, return what is so now of it and of all servers."""
+        servers = [each for each, wanted in self.hosts.wanted.items() if wanted.host.role == "server"]
+        whom = list(dict.fromkeys([*servers, name]))
+        now = fleet.situation(self.hosts, [name], bool(self.given.force), self._patience, whole=False, whom=whom)
+        return self._named(replace(now, targets=self.targets))
 
     def bring(self, name: str) -> None:
         """Given a host, bring it to its config, from what is so now, and prove it; raise Stopped."""
         self._keep_locks()
-        servers = [each for each, wanted in self.hosts.wanted.items() if wanted.host.role == "server"]
-        whom = list(dict.fromkeys([*servers, name]))
-        now = fleet.situation(self.hosts, [name], bool(self.given.force), self._patience, whole=False, whom=whom)
-        now = replace(now, targets=self.targets)
+        now = self.situation(name)
         self._view = now.view
         plan = deploy.plan(name, now)
         if plan.action == REFUSE:
@@ -387,15 +430,21 @@ class Step:
         found = now.view.facts[name]
         assert isinstance(found, HostFacts)  # noqa: S101  # a plan of a silent host is to refuse
         self.found = found
+        self._leaving: leaving.Leaving | None = None
 
     def run(self) -> None:
         """Do it; raise Stopped."""
         try:
             if self.plan.resets:
                 if self.plan.action != deploy.REBOOT:
-                    self._prepare()
-                self._reset()
+                    self._check_sources()
+                with self._out_of_the_name():
+                    if self.plan.action != deploy.REBOOT:
+                        self._prepare()
+                    self._begin_reset()
+                self._come_up()
             elif self.plan.founds or self.plan.forgets:
+                self._begin()
                 self._admit()
             if not self.plan.resets and self.found.staged:
                 self._do(f"flatcar-reset --stop && rm -f {STATE}/next.sum", "takes back the reset that was staged")
@@ -407,17 +456,109 @@ class Step:
         """Bring a host that is held to its config, and no further: its k3s does not start. Raise Stopped."""
         try:
             if self.plan.action != deploy.REBOOT:
+                self._check_sources()
+                self._begin()
                 self._prepare()
-            self._reset()
+            self._begin_reset()
+            self._come_up()
             self._check_digest(self._facts())
         except remote.Unreachable as error:
             raise Stopped(self.name, error.why, error.remedy or "run the same again: it goes on from there") from None
 
-    def _prepare(self) -> None:
+    def _check_sources(self) -> None:
         self._say("checks what its config fetches")
         said = self._do(deploy.check_sources(json.loads(self.wanted.config)), "", limit=900).output.strip()
         if said:
             raise Stopped(self.name, f"its config fetches what is not to be had: {said}", "nothing was changed")
+
+    # --- the API's name
+
+    @contextmanager
+    def _out_of_the_name(self) -> Iterator[None]:
+        """Write what is begun; have a server out of the API's name, and in it again where the block fails."""
+        try:
+            name = self.rollout.name if self.plan.name in self.now.servers else None
+        except leaving.TROUBLE as error:
+            raise Stopped(
+                self.name, f"not reset, for {leaving.complaint(self.now.name, error)}", leaving.MEND
+            ) from None
+        if name is None:
+            self._begin()
+        else:
+            self._leave(leaving.Leaving(name, self.name))
+        try:
+            yield
+        except (Stopped, remote.Unreachable):
+            self._stay()
+            raise
+
+    def _leave(self, leaves: leaving.Leaving) -> None:
+        """Take a server out of the API's name, and wait; where that fails, it is left as it was. Raise Stopped."""
+        try:
+            waited = leaves.go(self.now.view, self.found.intent, self._begin)
+            if waited:
+                self._look_again()
+        except leaving.TROUBLE as error:
+            self._undo(leaves)
+            said = f"not reset, for {leaving.complaint(self.now.name, error)}"
+            raise Stopped(self.name, said, f"{leaving.MEND}; the host is as it was") from None
+        except Stopped:
+            self._undo(leaves)
+            raise
+        self._leaving = leaves if leaves.wrote else None
+
+    def _look_again(self) -> None:
+        """Others may have become sick while a TTL was waited for: raise Stopped if this host may not be reset now."""
+        plan = deploy.plan(self.name, self.rollout.situation(self.name))
+        if plan.action == REFUSE:
+            raise Stopped(self.name, plan.why, plan.remedy)
+
+    def _undo(self, leaves: leaving.Leaving) -> None:
+        """Leave the host as it was before this run: what an earlier one has begun, its node not cordoned by one."""
+        intent, node = self.found.intent, self.now.view.nodes.get(self.name)
+        with suppress(remote.Unreachable, Stopped):
+            if intent is None:
+                self._do(f"rm -f {STATE}/deploy.json", "")
+            else:
+                self._write("deploy.json", json.dumps(intent).encode())
+            if intent and node and node.cordoned and not intent.get("cordoned"):
+                self._kubectl(f"uncordon {self.name}", 60)
+        if leaves.wrote:
+            self._let_in(leaves)
+
+    def _stay(self) -> None:
+        """Let a server whose reset came to nothing into the API's name again, as far as that is possible now."""
+        if self._leaving:
+            with suppress(remote.Unreachable, Stopped):
+                self._begin()
+            self._let_in(self._leaving)
+
+    def _let_in(self, leaves: leaving.Leaving) -> None:
+        try:
+            leaves.come_back(patient=False)
+        except leaving.TROUBLE as error:
+            self._say(f"{leaving.complaint(self.now.name, error)}; ./doit dns puts it in when it is well")
+
+    def _enter(self) -> None:
+        """Have a server that is proven in the API's name; raise Stopped."""
+        try:
+            name = self.rollout.name
+            if name:
+                leaving.Leaving(name, self.name).come_back()
+        except leaving.TROUBLE as error:
+            said = leaving.complaint(self.now.name, error)
+            raise Stopped(self.name, f"proven, but {said}", "./doit dns, or the same again") from None
+
+    # --- what is begun
+
+    def _begin(self, leaves: float | None = None) -> None:
+        """Write what is begun here; `leaves`: for so many seconds resolvers may have the server, which leaves."""
+        intent = self._intent()
+        if leaves is not None:
+            intent |= {leaving.LEAVES: True, leaving.TTL: leaves}
+        self._write("deploy.json", json.dumps(intent).encode())
+
+    def _prepare(self) -> None:
         self._admit()
         if self.plan.drains:
             self._drain()
@@ -427,7 +568,6 @@ class Step:
 
     def _admit(self) -> None:
         """Make way for it into the cluster, or give it the permit to found one."""
-        self._write("deploy.json", self._intent().encode())
         if self.plan.forgets:
             self._forget_node()
         if self.plan.founds:
@@ -436,20 +576,18 @@ class Step:
             text = deploy.permit(self.wanted.host, self.found, servers, str(uuid.uuid4()))
             self._write("permit", text.encode())
 
-    def _intent(self) -> str:
+    def _intent(self) -> dict[str, Any]:
         node = self.now.view.nodes.get(self.name)
         kept = bool((self.found.intent or {}).get("cordoned"))
         cordoned = kept if self.found.intent else bool(node and node.cordoned)
-        return json.dumps(
-            {
-                "operator": self.rollout.operator,
-                "clone": self.rollout.clone,
-                "digest": self.wanted.digest,
-                "boot_id": self.found.boot_id,
-                "at": time.time(),
-                "cordoned": cordoned,
-            }
-        )
+        return {
+            "operator": self.rollout.operator,
+            "clone": self.rollout.clone,
+            "digest": self.wanted.digest,
+            "boot_id": self.found.boot_id,
+            "at": time.time(),
+            "cordoned": cordoned,
+        }
 
     def _forget_node(self) -> None:
         """k3s refuses a node that comes without its password, and etcd a second member of its name."""
@@ -474,7 +612,7 @@ class Step:
                 self.name, f"its pods do not leave: {said}", "see what holds them; --drain-timeout waits longer"
             )
 
-    def _reset(self) -> None:
+    def _begin_reset(self) -> None:
         self._say("is reset and reboots")
         unit = f"systemd-run --quiet --collect --unit=i12e-reset /bin/sh {STATE}/next.sh"
         if self.plan.action == deploy.REBOOT:
@@ -484,6 +622,8 @@ class Step:
             done = self.remote.run(f"{clear}; {unit}", limit=30)
             if done.status:
                 raise Stopped(self.name, f"the reset did not begin: {done.complaint.strip()}")
+
+    def _come_up(self) -> None:
         self.rollout.let_go(self.name)
         self._wait("its reboot", self.rollout.given.timeout, self._has_rebooted)
         again = (remote.Refused, remote.Lost, remote.Slow)
@@ -499,6 +639,7 @@ class Step:
         if boot_id.strip() != self.found.boot_id:
             return ""
         if log.strip():
+            self._stay()
             raise Stopped(self.name, f"the reset failed, the host is as it was: {log.strip()}", f"see {STATE}/next.log")
         return "it has not gone down yet"
 
@@ -512,9 +653,15 @@ class Step:
             done = self._kubectl(f"uncordon {self.name}", 60)
             if done.status:
                 raise Stopped(self.name, f"it cannot be uncordoned: {done.complaint.strip()}")
+        named = self.now.name is not None and self.name in self.now.servers
+        if named and (found.intent is None or leaving.LEAVES in found.intent):  # until the name is right, it is begun
+            intent = {key: value for key, value in (found.intent or self._intent()).items() if key != leaving.LEAVES}
+            self._write("deploy.json", json.dumps(intent).encode())
         self._write("proven.ign", self.wanted.config)
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._write("proven.json", json.dumps({"digest": self.wanted.digest, "at": at}).encode())
+        if named:
+            self._enter()
         self._do(f"rm -f {STATE}/deploy.json {STATE}/next.ign {STATE}/next.sh {STATE}/next.sum", "")
 
     def _check_digest(self, found: HostFacts) -> None:
