@@ -84,7 +84,7 @@ def test_a_file_that_is_no_program_is_passed_over(on_path: Script, pinned: Path)
 def test_the_pinned_sops_is_not_asked_for_its_version(
     on_path: Script, pinned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "_version", lambda program: pytest.fail("asked"))
+    monkeypatch.setattr(programs, "version", lambda program: pytest.fail("asked"))
     assert programs.sops() == str(pinned)
 
 

@@ -128,10 +128,10 @@ def _proven(last: Backup | None, now: float) -> str:
     if last is None:
         return ""
     verified = f", verified {roughly(now - last.verified.at)} ago" if last.verified and last.verified.ok else ""
-    drilled = (
-        f", drilled {roughly(now - last.drilled.at)} ago" if last.drilled and last.drilled.ok else ", never drilled"
-    )
-    return f"{verified}{drilled}"
+    if last.drilled is None or not last.drilled.ok:
+        return f"{verified}, never drilled"
+    how = f" ({last.drilled.how})" if last.drilled.how else ""
+    return f"{verified}, drilled {roughly(now - last.drilled.at)} ago{how}"
 
 
 def _rows(shelves: Sequence[Shelf]) -> Iterator[tuple[str, ...]]:

@@ -95,7 +95,7 @@ class Verifying:
 
     def _read(self, place: Place, each: Backup, meter: verify.Progress) -> None:
         if self._keys:
-            verify.check(place, each.id, self._keys, self._folder, meter, _known(self._build))
+            verify.check(place, each.id, self._keys, self._folder, meter, known(self._build))
         else:
             verify.check_sealed(place, each.id, meter)
 
@@ -116,8 +116,8 @@ class Verifying:
         self._build.tell("VERIFY", what, f"{each.size / 1e6:.1f} MB, {done}; {took:.1f} s", facts=facts)
 
 
-def _known(build: Build) -> list[Secret]:
-    """Return the server token of the repo's secrets, where they open here."""
+def known(build: Build) -> list[Secret]:
+    """Given the build, return the server token of the repo's secrets, where they open here."""
     try:
         token = build.group("cluster").get("server_token")
     except UserError:

@@ -5,8 +5,9 @@
     CLUSTER/marks/ID/verified.json        when it was last verified, and how that ended; drilled.json likewise
     CLUSTER/holds/ID/WHO.json             who needs it and until when: it is not pruned meanwhile
 
-A mark is no part of a backup: it says what was found, and a backup whose newest mark says that it is bad counts as
-none, whatever its manifest says.
+A mark is no part of a backup: it says what was found, and a backup of which one says that it is bad counts as none,
+whatever its manifest says, until the same is done again and finds it good. A drill that was good does not outdo a bad
+verification, nor the other way round: each has the last word on what it alone has looked at.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Mark:
     ok: bool
     why: str = ""
     seconds: float = 0.0
+    how: str = ""
+    """Of a drill: what kind it was, and by which program."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +194,10 @@ def _look(
         return common.made(ABANDONED, f"its writer lost the lease to {manifest.by}", number=manifest.number)
     known = {kind: _mark(place, place.key("marks", name, f"{kind}.json"), marks) for kind in (VERIFIED, DRILLED)}
     why = _differs(place, manifest, {entry.key: entry.size for entry in entries})
-    verified = known[VERIFIED]
-    if not why and verified is not None and not verified.ok:
-        why = f"it was found bad: {verified.why}"
-    return common.made(DAMAGED if why else GOOD, why, manifest, manifest.number, verified, known[DRILLED])
+    bad = next((mark for mark in known.values() if mark is not None and not mark.ok), None)
+    if not why and bad is not None:
+        why = f"it was found bad: {bad.why}"
+    return common.made(DAMAGED if why else GOOD, why, manifest, manifest.number, known[VERIFIED], known[DRILLED])
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,8 @@ def _mark(place: Place, key: str, there: Iterable[str]) -> Mark | None:
     try:
         content, _ = place.store.get(key)
         said = json.loads(content)
-        return Mark(float(said["at"]), str(said["by"]), bool(said["ok"]), str(said["why"]), float(said["seconds"]))
+        at, seconds, how = float(said["at"]), float(said["seconds"]), str(said.get("how", ""))
+        return Mark(at, str(said["by"]), bool(said["ok"]), str(said["why"]), seconds, how)
     except (Missing, TooBig, *_NONSENSE):
         return None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 from i12e import bundle, ciphers, collect, proof, registry, remote, snapshots, tokens
 from i12e.bundle import Sums
@@ -137,7 +137,19 @@ def _prove_identity(snapshot: snapshots.Snapshot, uid: str, token: Secret, senti
         raise Failed(has_sentinel)
 
 
-def identity(snapshot: snapshots.Snapshot, token: Secret, sentinel: collect.Sentinel) -> tuple[str, str]:
+class Readable(Protocol):
+    """What can be asked for a cluster's rows: a snapshot, or an etcd that runs."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Given a key, return its live value, or None."""
+        ...
+
+    def bootstrap(self) -> dict[str, bytes]:
+        """Return the values of the rows below /bootstrap/, by their names."""
+        ...
+
+
+def identity(snapshot: Readable, token: Secret, sentinel: collect.Sentinel) -> tuple[str, str]:
     """Given a snapshot, its token and sentinel, return the UID of kube-system, and what is wrong with the sentinel.
 
     Raise Failed if the token does not open it.
@@ -154,7 +166,7 @@ def identity(snapshot: snapshots.Snapshot, token: Secret, sentinel: collect.Sent
     return uid, _sentinel_fault(snapshot, sentinel, files.get("EncryptionConfig"))
 
 
-def _sentinel_fault(snapshot: snapshots.Snapshot, sentinel: collect.Sentinel, config: Secret | None) -> str:
+def _sentinel_fault(snapshot: Readable, sentinel: collect.Sentinel, config: Secret | None) -> str:
     key = sentinel.row.encode()
     value = snapshot.get(key)
     if value is None:

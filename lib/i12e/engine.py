@@ -335,7 +335,7 @@ def _of_one(
 
 
 def backup_tasks(config: TaskDict) -> Iterator[TaskDict]:
-    """Given DOIT_CONFIG, yield the tasks of backups: take one, list, verify and prune them."""
+    """Given DOIT_CONFIG, yield the tasks of backups: take one, list, verify, drill and prune them."""
     build: Build = config["build"]
     yield asking(
         "backup_keys",
@@ -371,6 +371,17 @@ def backup_tasks(config: TaskDict) -> Iterator[TaskDict]:
             one_store,
             option("all", "all backups", bool, False),
             option("sealed", "without the key: only that the sealed files are as they were stored", bool, False),
+        ],
+        reads=True,
+    )
+    yield _backups(
+        "drill",
+        later("drill.run", build),
+        "prove that the newest good backup restores, and tell how long that takes",
+        [
+            one,
+            {**option("from", "the store that it comes from [default: whichever has the newest]"), "name": "store"},
+            option("offline", "without a host, as all drills are for now", bool, False),
         ],
         reads=True,
     )

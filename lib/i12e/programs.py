@@ -77,7 +77,7 @@ def sops() -> str:
     Raise Missing if there is neither.
     """
     found = which("sops")
-    if found and _version(found, "--disable-version-check", "--version") >= SOPS_OLDEST:
+    if found and version(found, "--disable-version-check", "--version") >= SOPS_OLDEST:
         return found
     pinned = _pinned()
     if pinned is None:
@@ -91,7 +91,7 @@ def rclone() -> str:
     Raise Missing if there is neither.
     """
     found = which("rclone")
-    if found and _version(found, "version") >= RCLONE_OLDEST:
+    if found and version(found, "version") >= RCLONE_OLDEST:
         return found
     pinned = Path(sys.executable).with_name("rclone")  # the wheel has it as a program, not as a package
     if not os.access(pinned, os.X_OK):
@@ -115,9 +115,10 @@ def which(program: str) -> str | None:
     return shutil.which(program)  # not plumbum's: that one keeps the PATH of its import
 
 
-def _version(program: str, *asked: str) -> tuple[int, ...]:
+def version(program: str, *asked: str, environ: Mapping[str, str] | None = None) -> tuple[int, ...]:
+    """Given a program, what asks for its version and its environment, return that; zeros if it does not run."""
     try:
-        said = run(program, *asked).output
+        said = run(program, *asked, environ=environ).output
     except OSError:  # made for another machine, or no program at all
         return (0, 0, 0)
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", said)

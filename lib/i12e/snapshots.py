@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -38,6 +39,7 @@ _DIGEST = 32  # bytes, of SHA-256
 _SECTOR = 512  # bytes; a database is a multiple of it, so what is left over is the hash (etcd's hasChecksum)
 _BOOTSTRAP = b"/bootstrap/"
 _MOST_ROWS = 1000  # of /bootstrap/: one is usual, two in a rotation
+_MINOR = re.compile(r"(\d{1,4})\.(\d{1,4})\.")
 
 
 @dataclass
@@ -141,6 +143,21 @@ class EtcdSnapshot(Snapshot):
             if name == key:
                 found = value
         return found
+
+    def made_by(self) -> tuple[int, int] | None:
+        """Return the minor version of the etcd that its data are of, as it says itself; None where it says nothing.
+
+        storageVersion (etcd 3.6 and later) and clusterVersion, of which the newer one counts: an older etcd may not
+        know what it reads.
+        """
+        said = [self._row(b"meta", b"storageVersion"), self._row(b"cluster", b"clusterVersion")]
+        found = [_MINOR.match(each.decode("ascii", "replace")) for each in said if each is not None]
+        return max(((int(each[1]), int(each[2])) for each in found if each), default=None)
+
+    def _row(self, bucket: bytes, name: bytes) -> bytes | None:
+        self._known()
+        rows = self._bolt.bucket(bucket, name) if self._bolt else iter(())
+        return next((value for key, value in rows if key == name), None)
 
     def _read(self) -> _Facts:
         size = os.fstat(self._file.fileno()).st_size
