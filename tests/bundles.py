@@ -45,6 +45,7 @@ from i12e.backups import Place
 from i12e.build import Build
 from i12e.database import Database
 from i12e.deploy import Situation, Wanted
+from i12e.epoch import Identity
 from i12e.errors import Problem
 from i12e.facts import Facts, HostFacts, Node
 from i12e.paths import Paths
@@ -135,6 +136,8 @@ class World:
     """By host what the script for files finds there."""
     paths: dict[str, bytes] = field(default_factory=dict)
     """By path what is in its one file, on every host."""
+    epoch: int = 1
+    """What the live cluster says that it is."""
     taken: bytes = b""
     """The last snapshot."""
     last: collect.Sentinel | None = None
@@ -269,6 +272,9 @@ class Taking(backup._Taking):
     """A run of `backup` that is given a database; it believes it no more than one that comes over ssh."""
 
     world: World
+
+    def _identity(self, server: str) -> Identity:
+        return Identity(self.world.uid, self.world.epoch)
 
     def _database(self, now: Situation) -> Database:
         self.world.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -54,7 +54,7 @@ class Hand:
 
     @property
     def store(self) -> Path:
-        return self.folder / "store" / self.place.cluster
+        return self.folder / "store" / self.place.folder
 
     @property
     def work(self) -> Path:
@@ -140,7 +140,7 @@ def opened_whole(alone: Hand, commands: list[str]) -> None:
 
 def test_the_leaflet_and_the_docs_have_the_same_commands() -> None:
     assert len(documented()) == 7
-    assert documented() == steps(leaflet.content("CLUSTER").decode())
+    assert documented() == steps(leaflet.content("cluster", "CLUSTER").decode())
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", *filter(shutil.which, ["busybox", "ksh", "mksh"])])
@@ -170,6 +170,17 @@ def test_the_store_itself_says_how(alone: Hand) -> None:
     said = alone.types(steps(text))
     assert "database: OK\n" in said
     assert "token: OK\n" in said
+
+
+def test_a_cluster_that_was_restored_has_the_same_in_its_own_folder(alone: Hand) -> None:
+    alone.take()
+    alone.world.epoch = 2
+    alone.place = alone.place.of(2)
+    opened_whole(alone, documented())
+    assert alone.store.name == "example.e2"
+    text = (alone.store / "README.txt").read_text()
+    assert "the one of\n   example, example.e2, example.e3... with the highest number" in text
+    assert "database: OK\n" in alone.types(steps(text))
 
 
 def test_the_leaflet_is_no_backup_and_is_not_written_again(alone: Hand) -> None:

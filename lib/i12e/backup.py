@@ -2,11 +2,12 @@
 
 The order, in which a kill at any point leaves the newest good backup what it was:
 
-1. Each store: its lease, and a tombstone for whoever held it before and was stopped in the middle.
-2. A server: a sentinel, the counts of all objects, the snapshot, the counts again. The snapshot is checked here.
-3. The parts, sealed, to all stores; nothing of them counts yet.
-4. Read back from each store, opened with a key that was made for this backup and is forgotten, compared.
-5. The manifest, if the lease is still ours: now it counts.
+1. Who the cluster is, and that no store has a later epoch of it: then this one was replaced, and gets no backup.
+2. Each store: its lease, and a tombstone for whoever held it before and was stopped in the middle.
+3. A server: a sentinel, the counts of all objects, the snapshot, the counts again. The snapshot is checked here.
+4. The parts, sealed, to all stores; nothing of them counts yet.
+5. Read back from each store, opened with a key that was made for this backup and is forgotten, compared.
+6. The manifest, if the epoch is still the latest and the lease still ours: now it counts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from i12e import (
     bundle,
     collect,
     database,
+    epoch,
     fence,
     fleet,
     leaflet,
@@ -40,6 +42,7 @@ from i12e.contents import Content, Contents, Report, Unread, blocks
 from i12e.damaged import Damaged
 from i12e.database import Database
 from i12e.deploy import Situation
+from i12e.epoch import Identity
 from i12e.errors import Outside, Problem, UsageError, UserError
 from i12e.facts import HostFacts
 from i12e.files import private_folder
@@ -54,6 +57,7 @@ _LOOK = 15.0  # seconds for which a store that does not answer is asked for a fr
 _SKEW = 300.0  # seconds by which two clocks may differ before it is told
 _MANY = 8  # hosts whose files are taken at once
 _PIECE = 1 << 20
+_OLD = 60.0  # seconds after which the hosts are asked anew how they are
 
 
 @dataclass
@@ -137,14 +141,13 @@ def fresh(build: Build, cluster: Cluster) -> str | None:
     """
     backup_keys.check(build.paths, cluster)
     places, _ = open_places(build, cluster, probe=False, patience=_LOOK)
+    looks: list[tuple[dict[int, list[backups.Backup]], float]] = []
     for place in places:
-        try:
-            found, now = backups.survey(place), place.store.now()
-        except StoreError:
-            continue
-        finally:
-            place.store.close()
-        last = backups.newest(found)
+        with suppress(StoreError), closing(place.store):
+            looks.append((backups.survey_epochs(place), place.store.now()))
+    latest = max((max(found) for found, _ in looks), default=1)  # what another store has of an earlier one is not its
+    for found, now in looks:
+        last = backups.newest(found.get(latest, ()))
         if last is not None and 0 <= now - last.at <= cluster.backup.fresh_seconds:
             return last.id
     return None
@@ -182,6 +185,10 @@ class _Taking:
         """The stores that have it."""
         self.id = ""
         self.at = 0.0
+        self._who: Identity
+        """Who the live cluster is."""
+        self._seen: tuple[Situation, float] | None = None
+        """How the hosts were when they were asked, and when that was."""
         self._key: Secret
         self._recipients: tuple[str, ...] = ()
 
@@ -199,8 +206,9 @@ class _Taking:
         with ExitStack() as stack:
             for place in places:
                 stack.callback(place.store.close)
-            targets = self._admitted(places, stack)
+            targets: list[Target] = []
             try:
+                targets = self._admitted(places, stack)
                 if targets:
                     self._take(targets, began)
             except UserError as error:
@@ -222,12 +230,72 @@ class _Taking:
             raise UserError(self.report.problems)
         return self.id if good else ""
 
-    # --- 1: the stores
+    # --- 1: the cluster
+
+    def _situation(self) -> Situation:
+        if self._seen is None or time.monotonic() - self._seen[1] > _OLD:
+            self._seen = (fleet.situation(self.hosts, [], whole=False), time.monotonic())
+        return self._seen[0]
+
+    def _ask(self) -> Identity:
+        """Return who the cluster is, by the first server that says it; raise UserError if none does."""
+        met: list[Problem] = []
+        for name in _servers(self._situation()):
+            try:
+                return self._identity(name)
+            except UserError as error:
+                met += error.problems
+            except remote.Unreachable as error:
+                met.append(error.problem())
+        raise UserError(met or [_nobody()])
+
+    def _identity(self, server: str) -> Identity:
+        return epoch.read(self.hosts[server])
+
+    def _know(self, places: Sequence[Place]) -> list[Place]:
+        """Learn who the cluster is; return the stores that are to get a backup, as far as that tells.
+
+        Raise UserError if nobody says it, and a backup is due, or if one of the stores has a later epoch.
+        """
+        try:
+            self._who = self._ask()
+        except UserError:
+            if self._is_nothing_due(places):
+                return []
+            raise
+        found = []
+        for place in places:
+            try:
+                fence.check(place, self._who)
+            except fence.Replaced as error:
+                raise UserError(error.problem()) from None
+            except StoreError as error:
+                self.report.problems.append(error.problem())
+            else:
+                found.append(place)
+        return found
+
+    def _is_nothing_due(self, places: Sequence[Place]) -> bool:
+        """Tell whether the schedule's slot has its backup in each store, of the latest epoch that is there."""
+        length = self.cluster.backup.slot_seconds
+        if not self.scheduled or length is None:
+            return False
+        for place in places:
+            try:
+                found, now = backups.survey_epochs(place), place.store.now()
+            except StoreError:
+                return False
+            latest = max(found)
+            if not self._is_filled(found[latest], Target(place.of(latest), slot=slot_of(now, length))):
+                return False
+        return True
+
+    # --- 2: the stores
 
     def _admitted(self, places: Sequence[Place], stack: ExitStack) -> list[Target]:
         """Return the stores that are to get this backup, each with its lease."""
         found: list[Target] = []
-        for place in places:
+        for place in self._know(places):
             try:
                 if not self.id:
                     self.at = place.store.now()
@@ -249,7 +317,8 @@ class _Taking:
         return found
 
     def _admit(self, place: Place, stack: ExitStack) -> Target | None:
-        target = Target(place)
+        target = Target(fence.enter(place, self._who))
+        place = target.place
         store, length = place.store, self.cluster.backup.slot_seconds
         now = store.now()
         if abs(now - time.time()) > _SKEW:
@@ -265,7 +334,7 @@ class _Taking:
             if self.scheduled:
                 said = "cannot share a schedule: it has no compare-and-swap; let one machine alone write to it"
                 self.build.note(f"{store.name}: {said}")
-            target.number = backups.highest(found) + 1
+            target.number = fence.last_number(place, found) + 1
             return target
         target.lease = fence.take(place, "backup", self.wait, *self.pace)
         stack.callback(target.lease.release)
@@ -279,7 +348,7 @@ class _Taking:
     def _explain(self, place: Place) -> None:
         """Leave in the store how its backups are opened without i12e; that is no reason for having none."""
         try:
-            place.store.create(place.key(leaflet.NAME), leaflet.content(place.cluster))
+            place.store.create(place.key(leaflet.NAME), leaflet.content(place.cluster, place.folder))
         except Exists:
             pass
         except StoreError as error:
@@ -291,7 +360,7 @@ class _Taking:
             self.build.tell("KEEP", target.name, f"{there.id} is the backup of {target.slot}", "kept")
         return there is not None
 
-    # --- 2: the server
+    # --- 3: the server
 
     def _take(self, targets: Sequence[Target], began: float) -> None:
         self.bell.started()
@@ -299,7 +368,7 @@ class _Taking:
         self._recipients = (*self.cluster.backup.recipients, own)
         for target in targets:
             self._explain(target.place)
-        now = fleet.situation(self.hosts, [], whole=False)
+        now = self._situation()  # leases may have been waited for
         files = Contents(self.build, self.cluster, self.hosts, now.view.facts, self.report)
         taken = self._database(now)
         with closing(taken):
@@ -327,6 +396,7 @@ class _Taking:
         for target in _living(targets):
             self._read_back(target)
         took = time.monotonic() - began
+        self._know_again(targets, taken)
         for target in _living(targets):
             self._commit(target, replace(self._manifest(taken, now, target), seconds=round(took, 1)))
         self._told(targets, taken, took)
@@ -335,8 +405,7 @@ class _Taking:
         """Return the database of the first healthy server that gives one which is proven."""
         servers = _servers(now)
         if not servers:
-            said = "no server of the cluster answers: there is nothing to back up"
-            raise UserError(Problem("", None, None, said, "see ./doit status"))
+            raise UserError(_nobody())
         folder = self.build.paths.root / self.build.paths.build
         private_folder(folder)
         met: list[Problem] = []
@@ -356,7 +425,7 @@ class _Taking:
             return taken
         raise UserError(met)
 
-    # --- 3: into the stores
+    # --- 4: into the stores
 
     def _store(self, content: Content, targets: Sequence[Target]) -> None:
         """Seal a part and put it into all stores that are still in."""
@@ -424,7 +493,7 @@ class _Taking:
     def _key_of(self, targets: Sequence[Target], name: str) -> str:
         return targets[0].place.part(self.id, name)  # the cluster's folder has the same name in all of them
 
-    # --- 4: out of them
+    # --- 5: out of them
 
     def _read_back(self, target: Target) -> None:
         """Read every part from a store, open it with the key that is forgotten after that, and compare."""
@@ -450,7 +519,7 @@ class _Taking:
                 target.why = f"{part.name} is not what was stored"
                 return
 
-    # --- 5: the manifest
+    # --- 6: the manifest
 
     def _manifest(self, taken: Database, now: Situation, target: Target) -> Manifest:
         digests = {
@@ -485,6 +554,26 @@ class _Taking:
     def _essence(manifest: Manifest) -> str:
         """Given a manifest without its index, which is made of it, return what the index vouches for."""
         return replace(manifest, parts=(*manifest.parts, Part(bundle.INDEX, 0, "", "index"))).essence
+
+    def _know_again(self, targets: Sequence[Target], taken: Database) -> None:
+        """See that the cluster is still the latest epoch, now that all parts are there; raise UserError if it is not.
+
+        A cluster that does not answer any more has the backup all the same: what stores say is enough.
+        """
+        try:
+            who = self._identity(taken.server)
+        except (UserError, remote.Unreachable):
+            who = self._who
+        if (who.uid, who.epoch) != (self._who.uid, self._who.epoch) or taken.uid != who.uid:
+            said = f"{taken.server}: its cluster was {_named(self._who)}, and is {_named(who)} now"
+            raise UserError(Problem("", None, None, said, "nothing was committed: try again"))
+        for target in _living(targets):
+            try:
+                fence.check(target.place, who)
+            except fence.Replaced as error:
+                raise UserError(error.problem()) from None
+            except StoreError as error:
+                target.why = error.why
 
     def _commit(self, target: Target, manifest: Manifest) -> None:
         """Let the backup count, if the lease is still ours; what lies there afterwards decides."""
@@ -539,6 +628,7 @@ class _Taking:
                     "server": taken.server,
                     "datastore": taken.kind,
                     "slot": target.slot,
+                    "epoch": target.place.epoch,
                     "lacks": list(self.report.lacks),
                 }
                 what = f"{self.id} to {target.name}"
@@ -549,6 +639,15 @@ class _Taking:
 def _living(targets: Sequence[Target]) -> list[Target]:
     """Return the stores with which nothing went wrong so far."""
     return [target for target in targets if not target.why]
+
+
+def _nobody() -> Problem:
+    said = "no server of the cluster answers: there is nothing to back up"
+    return Problem("", None, None, said, "see ./doit status")
+
+
+def _named(who: Identity) -> str:
+    return f"{who.uid} of epoch {who.epoch}"
 
 
 def _servers(now: Situation) -> list[str]:

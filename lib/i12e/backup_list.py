@@ -31,7 +31,10 @@ class Shelf:
     name: str
     place: str
     found: tuple[Backup, ...] = ()
+    epoch: int = 1
+    """The latest one of the cluster that is there."""
     age: Age = _UNKNOWN
+    """That of the newest good backup of this epoch."""
     now: float = 0.0
     why: str = ""
     remedy: str = ""
@@ -43,7 +46,7 @@ class Shelf:
             return [Problem("", None, None, f"{self.name}: {self.why}", self.remedy)]
         said = [self.age.problem] if self.age.problem else []
         if self.age.is_stale and self.age.every is not None:
-            old = "there is no good backup"
+            old = f"there is no good backup{_of(self.epoch)}"
             if self.age.seconds is not None:
                 old = f"the newest good backup is {roughly(self.age.seconds)} old"
             said.append(f"{old}, and one is due every {roughly(self.age.every)}")
@@ -66,15 +69,17 @@ def look(build: Build, cluster: Cluster, only: str = "") -> list[Shelf]:
 
 def _shelf(place: Place, cluster: Cluster) -> Shelf:
     try:
-        found, now = backups.survey(place), place.store.now()
+        found, now = backups.survey_epochs(place), place.store.now()
     except NotThere as error:
         if cluster.backup.stores:
             return Shelf(place.store.name, place.store.place, why=error.why, remedy=error.remedy)
-        found, now = [], time.time()  # the default one, which the first backup makes
+        found, now = {1: []}, time.time()  # the default one, which the first backup makes
     except StoreError as error:
         return Shelf(place.store.name, place.store.place, why=error.why, remedy=error.remedy)
-    age = backups.age(found, cluster.backup.slot_seconds, now)
-    return Shelf(place.store.name, place.store.place, tuple(found), age, now)
+    latest = max(found)
+    age = backups.age(found[latest], cluster.backup.slot_seconds, now)
+    all_ = tuple(each for there in found.values() for each in there)
+    return Shelf(place.store.name, place.store.place, all_, latest, age, now)
 
 
 def run(build: Build, store: str, alarm: bool) -> None:
@@ -98,7 +103,12 @@ def lines(cluster: Cluster, shelves: Sequence[Shelf]) -> Iterator[str]:
     yield from heads(cluster, shelves)
     rows = list(_rows(shelves))
     if rows:
-        table = [("BACKUP", "AGE", "SIZE", "STORES", "OF", "K3S", "OBJECTS", "VERIFIED", "DRILLED", "REMARK"), *rows]
+        table = [
+            ("BACKUP", "EPOCH", "AGE", "SIZE", "STORES", "OF", "K3S", "OBJECTS", "VERIFIED", "DRILLED", "REMARK"),
+            *rows,
+        ]
+        if {row[1] for row in rows} == {"1"}:  # of a cluster that was never restored, nobody has to know of epochs
+            table = [(row[0], *row[2:]) for row in table]
         widths = [max(len(row[at]) for row in table) for at in range(len(table[0]))]
         yield ""
         for row in table:
@@ -115,9 +125,16 @@ def heads(cluster: Cluster, shelves: Sequence[Shelf]) -> Iterator[str]:
             yield f"{shelf.name.ljust(width)}  {_where(shelf)}: {shelf.why}"
             continue
         last = backups.newest(shelf.found)
-        state = "no good backup" if last is None else f"newest good backup {roughly(shelf.now - last.at)} ago"
+        state = f"no good backup{_of(shelf.epoch)}"
+        if last is not None:
+            none = f"{state}, " if last.epoch != shelf.epoch else ""
+            state = f"{none}newest good backup{_of(last.epoch)} {roughly(shelf.now - last.at)} ago"
         late = "  TOO OLD" if shelf.age.is_stale else ""
         yield f"{shelf.name.ljust(width)}  {_where(shelf)}: {state}, {due}{late}{_proven(last, shelf.now)}"
+
+
+def _of(epoch: int) -> str:
+    return f" of epoch {epoch}" if epoch > 1 else ""
 
 
 def _where(shelf: Shelf) -> str:
@@ -136,14 +153,14 @@ def _proven(last: Backup | None, now: float) -> str:
 
 def _rows(shelves: Sequence[Shelf]) -> Iterator[tuple[str, ...]]:
     now = max((shelf.now for shelf in shelves), default=time.time())
-    grouped: dict[str, list[Backup]] = {}
+    grouped: dict[tuple[int, str], list[Backup]] = {}
     for shelf in shelves:
         for each in shelf.found:
-            grouped.setdefault(each.id, []).append(each)
+            grouped.setdefault((-each.epoch, each.id), []).append(each)
     newest = max(shelves, key=lambda shelf: len(shelf.found), default=None)
     order = {each.id: at for at, each in enumerate(newest.found)} if newest else {}
-    for name in sorted(grouped, key=lambda each: (order.get(each, -1), each)):
-        yield _row(name, grouped[name], now)
+    for epoch, name in sorted(grouped, key=lambda each: (each[0], order.get(each[1], -1), each[1])):
+        yield _row(name, grouped[epoch, name], now)
 
 
 def _row(name: str, copies: Sequence[Backup], now: float) -> tuple[str, ...]:
@@ -156,6 +173,7 @@ def _row(name: str, copies: Sequence[Backup], now: float) -> tuple[str, ...]:
     remarks += [f"held by {who}" for who in dict.fromkeys(who for each in copies for who in each.held)]
     return (
         name,
+        str(first.epoch),
         roughly(now - first.at),
         size(first.size),
         stores,
@@ -192,6 +210,7 @@ def as_json(shelf: Shelf) -> Mapping[str, Any]:
         "place": shelf.place,
         "reachable": not shelf.why,
         "why": shelf.why or None,
+        "epoch": shelf.epoch,
         "age_seconds": None if shelf.age.seconds is None else round(shelf.age.seconds),
         "every_seconds": shelf.age.every,
         "stale": shelf.age.is_stale,
@@ -207,6 +226,7 @@ def _backup_json(each: Backup) -> Mapping[str, Any]:
         "why": each.why or None,
         "bytes": each.size,
         "at": round(each.at),
+        "epoch": each.epoch,
         "number": each.number,
         "slot": (manifest.slot or None) if manifest else None,
         "server": manifest.server if manifest else None,

@@ -1,6 +1,7 @@
 """`backup_prune`: removes the backups that no rule keeps, under the store's lease, one after the other.
 
-The manifest goes first: what is left of a backup when this is killed is none, and goes with the next prune.
+The manifest goes first: what is left of a backup when this is killed is none, and goes with the next prune. Each epoch
+of a cluster is pruned for itself: to the earlier ones one goes back if what was restored turns out to be bad.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def run(build: Build, store: str, dry_run: bool, yes: bool) -> None:
     try:
         for place in places:
             try:
-                problems += _prune(build, cluster, place, dry_run, yes)
+                for epoch in backups.epochs(place):
+                    problems += _prune(build, cluster, place.of(epoch), dry_run, yes)
             except UserError as error:
                 problems += error.problems
             except StoreError as error:
@@ -41,6 +43,7 @@ def run(build: Build, store: str, dry_run: bool, yes: bool) -> None:
 
 
 def _prune(build: Build, cluster: Cluster, place: Place, dry_run: bool, yes: bool) -> list[Problem]:
+    """Given a cluster's folder of one epoch, prune that."""
     if dry_run:
         for each, (_, why) in _condemned(cluster, place):
             build.tell(
@@ -86,7 +89,7 @@ def _remove(
     if swept:
         build.tell("SWEEP", place.store.name, f"{screen.count(len(swept), 'upload')} that never ended", "removed")
     if not condemned:
-        build.tell("KEEP", place.store.name, "nothing to remove", "kept")
+        build.tell("KEEP", _title(place), "nothing to remove", "kept")
         return []
     _confirm(build, place, condemned, yes)
     problems: list[Problem] = []
@@ -111,8 +114,9 @@ def _confirm(build: Build, place: Place, condemned: Condemned, yes: bool) -> Non
     count = screen.count(len(condemned), "backup")
     with build.request.pause(), screen.terminal() as terminal:
         if terminal is None:
-            said = f"{place.store.name}: {count} would be removed, and nobody can be asked here"
+            said = f"{_title(place)}: {count} would be removed, and nobody can be asked here"
             raise UserError(Problem("", None, None, said, "look at --dry-run, then give --yes"))
+        terminal.say(f"{_title(place)}:")
         for each, (_, why) in condemned:
             terminal.say(f"{each.id}  {each.size / 1e6:10.1f} MB  {why}")
         try:
@@ -133,9 +137,13 @@ def _delete(place: Place, each: Backup) -> None:
         place.store.delete(key)
 
 
+def _title(place: Place) -> str:
+    return place.store.name if place.epoch == 1 else f"{place.store.name}, epoch {place.epoch}"
+
+
 def _named(place: Place, each: Backup) -> str:
     return f"{each.id} in {place.store.name}"
 
 
 def _facts(place: Place, each: Backup, why: str) -> dict[str, object]:
-    return {"backup": each.id, "store": place.store.name, "bytes": each.size, "why": why}
+    return {"backup": each.id, "store": place.store.name, "epoch": place.epoch, "bytes": each.size, "why": why}

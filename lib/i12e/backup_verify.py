@@ -55,7 +55,7 @@ class Verifying:
         found: list[tuple[Place, list[Backup]]] = []
         for place in places:
             try:
-                found.append((place, backups.survey(place)))
+                found.append((place, backups.survey_all(place)))
             except StoreError as error:
                 self.problems.append(error.problem())
         if backup and found and not any(_chosen(each, backup, False) for _, each in found):
@@ -64,7 +64,7 @@ class Verifying:
         for place, there in found:
             chosen = _chosen(there, backup, every)
             for each in chosen:
-                self.check(place, each)
+                self.check(place.of(each.epoch), each)
             if not chosen:
                 what = f"there is no backup {backup}" if backup else "there is no good backup"
                 said = f"{place.store.name}: {what}"

@@ -4,6 +4,11 @@
     CLUSTER/backups/ID/...                the parts, and manifest.json, which makes them a backup
     CLUSTER/marks/ID/verified.json        when it was last verified, and how that ended; drilled.json likewise
     CLUSTER/holds/ID/WHO.json             who needs it and until when: it is not pruned meanwhile
+    CLUSTER.eN/...                        the same of the cluster's epoch N, from the second on
+    CLUSTER.eN/epoch.json                 makes the epoch be there: who has claimed it (see fence)
+
+A cluster that is restored and promoted is the next epoch of the one that was, and has a folder of its own. A name of a
+cluster has no dot in it, so the folders of two cannot be mistaken for each other.
 
 A mark is no part of a backup: it says what was found, and a backup of which one says that it is bad counts as none,
 whatever its manifest says, until the same is done again and finds it good. A drill that was good does not outdo a bad
@@ -13,9 +18,10 @@ verification, nor the other way round: each has the last word on what it alone h
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from i12e import bundle, retention
 from i12e.bundle import Abandoned, Manifest
@@ -24,6 +30,8 @@ from i12e.stores import Changed, Entry, Exists, Missing, Store, StoreError, TooB
 
 GOOD, UNFINISHED, ABANDONED, DAMAGED = "good", "unfinished", "abandoned", "damaged"
 VERIFIED, DRILLED = "verified", "drilled"
+CLAIM = "epoch.json"
+_EPOCH = re.compile(r"[1-9][0-9]{0,14}\Z", re.ASCII)
 _MANY = 8  # manifests that are read at once
 _TRIES = 5
 _SKEW = 300.0  # seconds by which clocks may differ
@@ -64,6 +72,8 @@ class Backup:
     drilled: Mark | None = None
     held: tuple[str, ...] = ()
     """Who needs it now."""
+    epoch: int = 1
+    """Of the cluster, in whose folder it lies."""
 
     @property
     def at(self) -> float:
@@ -83,14 +93,24 @@ class Backup:
 
 @dataclass(frozen=True)
 class Place:
-    """A cluster's folder in a store."""
+    """A cluster's folder in a store, that of one epoch."""
 
     store: Store
     cluster: str
+    epoch: int = 1
+
+    @property
+    def folder(self) -> str:
+        """Its name."""
+        return self.cluster if self.epoch == 1 else f"{_later_folder(self.cluster)}{self.epoch}"
+
+    def of(self, epoch: int) -> Place:
+        """Given an epoch, return the cluster's folder for that in the same store."""
+        return replace(self, epoch=epoch)
 
     def key(self, *parts: str) -> str:
         """Given the parts of a path below the cluster's folder, return the store's key."""
-        return "/".join((self.cluster, *parts))
+        return "/".join((self.folder, *parts))
 
     def part(self, backup: str, name: str) -> str:
         """Given a backup's id and a part's name, return its key."""
@@ -119,12 +139,56 @@ class Place:
         self.store.delete(self.key("holds", backup, f"{who}.json"))
 
 
+def epochs(place: Place) -> list[int]:
+    """Given a cluster's folder in a store, return the epochs that are there, the latest first; the first always is.
+
+    A later one is there when it was claimed, or has backups. Raise StoreError if the store does not list all of them.
+    """
+    return [*sorted(_later(place), reverse=True), 1]
+
+
+def _later(place: Place) -> dict[int, list[Entry]]:
+    """Return by epoch what is there of all but the first one."""
+    start = _later_folder(place.cluster)
+    found: dict[int, list[Entry]] = {}
+    there = set()
+    for entry in place.store.list(start):
+        number, _, rest = entry.key[len(start) :].partition("/")
+        if _EPOCH.match(number) and number != "1":
+            found.setdefault(int(number), []).append(entry)
+            if rest == CLAIM or rest.startswith("backups/"):
+                there.add(int(number))
+    return {epoch: entries for epoch, entries in found.items() if epoch in there}
+
+
+def _later_folder(cluster: str) -> str:
+    return f"{cluster}.e"
+
+
 def survey(place: Place) -> list[Backup]:
     """Given a cluster's folder in a store, return all backups and what is left of such, the newest first.
 
     Newest is by number, not by a clock. Raise StoreError if the store does not list all of them.
     """
-    entries = place.store.list(place.key(""))
+    return _surveyed(place, place.store.list(place.key("")))
+
+
+def survey_epochs(place: Place) -> dict[int, list[Backup]]:
+    """Given a cluster's folder in a store, return what survey() does of each epoch that is there, the latest first."""
+    later = _later(place)
+    found = {epoch: _surveyed(place.of(epoch), later[epoch]) for epoch in sorted(later, reverse=True)}
+    return {**found, 1: survey(place.of(1))}
+
+
+def survey_all(place: Place) -> list[Backup]:
+    """Given a cluster's folder in a store, return what survey() does of all epochs, the latest epoch first.
+
+    Each backup says its epoch: place.of(that) is the folder that it lies in.
+    """
+    return [each for found in survey_epochs(place).values() for each in found]
+
+
+def _surveyed(place: Place, entries: Iterable[Entry]) -> list[Backup]:
     now = place.store.now()
     groups: dict[str, list[Entry]] = {}
     beside: dict[str, dict[str, list[str]]] = {"marks": {}, "holds": {}}
@@ -146,7 +210,7 @@ def survey(place: Place) -> list[Backup]:
 
 
 def newest(found: Sequence[Backup]) -> Backup | None:
-    """Given a survey, return the newest good backup, if there is one."""
+    """Given a survey, of all epochs or one, return the newest good backup of the latest epoch that has any, or None."""
     return next((each for each in found if each.is_good), None)
 
 
@@ -178,7 +242,7 @@ def _look(
     keys = tuple(entry.key for entry in entries)
     common = _Common(
         name, place.store.name, sum(entry.size for entry in entries), max(entry.modified for entry in entries), keys,
-        _holders(place, holds, now),
+        _holders(place, holds, now), place.epoch,
     )  # fmt: skip
     if not bundle.is_id(name):
         return common.made(DAMAGED, "its name is not one of a backup")
@@ -208,6 +272,7 @@ class _Common:
     modified: float
     keys: tuple[str, ...]
     held: tuple[str, ...]
+    epoch: int
 
     def made(
         self, state: str, why: str, manifest: Manifest | None = None, number: int = 0,
@@ -215,7 +280,7 @@ class _Common:
     ) -> Backup:  # fmt: skip
         return Backup(
             self.name, self.store, state, why, manifest, self.size, self.modified, number, self.keys, verified,
-            drilled, self.held,
+            drilled, self.held, self.epoch,
         )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class Drilling:
         found: list[tuple[Place, list[Backup]]] = []
         for place in places:
             try:
-                found.append((place, backups.survey(place)))
+                found.append((place, backups.survey_all(place)))
             except StoreError as error:
                 self.problems.append(error.problem())
         chosen = choose(found, backup)
@@ -97,7 +97,8 @@ class Drilling:
         # Another store than the one that is asked is the matter of backup_list.
         self._build.notes += [str(problem) for problem in self.problems]
         self.problems.clear()
-        self.drill(*chosen)
+        place, each = chosen
+        self.drill(place.of(each.epoch), each)
 
     def drill(self, place: Place, each: Backup) -> None:
         """Given a store and a backup of it, drill it, and tell and write down what was found."""
@@ -161,8 +162,8 @@ def choose(found: Sequence[tuple[Place, Sequence[Backup]]], backup: str = "") ->
         copies = [(place, each) for place, there in found for each in there if each.id == backup]
     else:
         copies = [(place, each) for place, there in found if (each := backups.newest(there)) is not None]
-    # Numbers are of a store's own: of the newest ones of several stores, the time of their begin tells.
-    return max(copies, key=lambda copy: (copy[1].is_good, copy[1].at), default=None)
+    # Numbers are of a store's own: of the newest ones of several stores, the epoch and the time of their begin tell.
+    return max(copies, key=lambda copy: (copy[1].is_good, copy[1].epoch, copy[1].at), default=None)
 
 
 def lines(what: str, report: Report, why: str, took: float) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 NAME = "README.txt"
 
-_TEXT = r"""These are backups of the Kubernetes cluster CLUSTER (k3s), made by i12e.
+_TEXT = r"""These are backups of the Kubernetes cluster NAME (k3s), made by i12e.
 
 You can open them with age, gzip, tar and sha256sum in any POSIX shell. What you need beside these is the private key,
 a file with a line that begins with AGE-SECRET-KEY-1. No key is here. Whoever may write to this store could have
@@ -17,9 +17,12 @@ changed this text too: read the commands before you run them. i12e's docs/backup
   backups/ID/*.age             its parts, sealed by age; *.gz.age were compressed by gzip before
   marks/ID/*.json              what a later check found: "ok": false means that ID is bad
   lease.json, holds/ID/        who is at work, who still needs ID
+  epoch.json                   since when this is the folder of the cluster as it was restored; not in the first one
 
-0. Where things are. Copy the store's folder CLUSTER onto a disk first if it is elsewhere (aws s3 sync, rclone copy).
-   What is opened below is secret and plain: choose a place that is yours, and remove it afterwards.
+0. Where things are. A cluster that was restored goes on in a folder of its own: the newest backups are in the one of
+   NAME, NAME.e2, NAME.e3... with the highest number; what was before the restore is in the others.
+   Copy the store's folder CLUSTER onto a disk first if it is elsewhere (aws s3 sync, rclone copy). What is opened
+   below is secret and plain: choose a place that is yours, and remove it afterwards.
 
     umask 077
     store=/path/to/CLUSTER
@@ -150,6 +153,6 @@ changed this text too: read the commands before you run them. i12e's docs/backup
 """
 
 
-def content(cluster: str) -> bytes:
-    """Given a cluster's name, return the text that is put into its folder of a store."""
-    return _TEXT.replace("CLUSTER", cluster).encode()
+def content(cluster: str, folder: str) -> bytes:
+    """Given a cluster's name and that of its folder in a store, return the text that is put there."""
+    return _TEXT.replace("NAME", cluster).replace("CLUSTER", folder).encode()
