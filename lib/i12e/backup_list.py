@@ -31,13 +31,13 @@ class Shelf:
     name: str
     place: str
     found: tuple[Backup, ...] = ()
-    epoch: int = 1
-    """The latest one of the cluster that is there."""
     age: Age = _UNKNOWN
-    """That of the newest good backup of this epoch."""
+    """That of the newest good backup of the latest epoch."""
     now: float = 0.0
     why: str = ""
     remedy: str = ""
+    epoch: int = 1
+    """The latest one of the cluster that is there."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -79,7 +79,7 @@ def _shelf(place: Place, cluster: Cluster) -> Shelf:
     latest = max(found)
     age = backups.age(found[latest], cluster.backup.slot_seconds, now)
     all_ = tuple(each for there in found.values() for each in there)
-    return Shelf(place.store.name, place.store.place, all_, latest, age, now)
+    return Shelf(place.store.name, place.store.place, all_, age, now, epoch=latest)
 
 
 def run(build: Build, store: str, alarm: bool) -> None:
