@@ -470,6 +470,14 @@ def test_an_etcd_that_hangs_is_waited_for_aloud_and_not_for_ever(
     assert "waits for etcd to be ready, 0 s of 0 s: reads" in capfd.readouterr().err
 
 
+def test_many_keys_are_counted_aloud(
+    etcd_scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(localetcd, "_NEWS", 0.01)
+    etcd_scene.drill()
+    assert re.search(r"asks etcd for every key: \d+ objects so far", capfd.readouterr().err)
+
+
 def test_too_little_room_is_told_before_etcd_needs_it(etcd_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100 << 20))
@@ -563,6 +571,7 @@ VERSION = "echo etcd Version: 3.6.4"
         ({"etcd": VERSION, "etcdctl": NEW}, "etcd 3.6.4 is installed here without its etcdutl"),
         ({"etcd": VERSION}, "etcd 3.6.4 is installed here without its etcdutl"),
         ({"etcd": "exit 1", "etcdctl": OLD}, "the etcd that is installed here does not run"),
+        ({"etcd": "echo etcd Version: 3.3.25", "etcdctl": OLD}, "etcd 3.3.25 is installed here, and 3.4 is the oldest"),
     ],
 )
 def test_the_tool_is_the_one_that_restores_snapshots(
@@ -626,6 +635,18 @@ def test_the_newest_good_backup_of_all_stores_is_drilled_and_marked_where_it_is_
     assert sqlite_scene.drill(newer)["backup"] == sqlite_scene.backup
 
 
+def test_the_latest_epoch_that_has_a_good_backup_comes_first_and_has_the_mark(sqlite_scene: Scene) -> None:
+    """A cluster that was restored has folders of its own; what its earlier self has is older, whatever its time."""
+    first = sqlite_scene.place
+    restored = dataclasses.replace(sqlite_scene.world, epoch=2)
+    second = bundles.make(restored, first)
+    assert sqlite_scene.drill()["backup"] == second
+    assert [bool(each.drilled) for each in backups.survey(first)] == [False]
+    assert [bool(each.drilled) for each in backups.survey(first.of(2))] == [True]
+    assert sqlite_scene.drill(backup=sqlite_scene.backup)["ok"]
+    assert [bool(each.drilled) for each in backups.survey(first)] == [True]
+
+
 def test_a_store_that_does_not_answer_is_a_note_where_another_one_has_the_backup(sqlite_scene: Scene) -> None:
     broken = Memory("broken")
     broken.fail("list", StoreError("broken", "timed out"))
@@ -636,6 +657,9 @@ def test_a_store_that_does_not_answer_is_a_note_where_another_one_has_the_backup
     with pytest.raises(UserError, match="broken: timed out"):
         alone.drill()
     sqlite_scene.rung.assert_called_once()
+    broken.fail("list", StoreError("broken", "timed out"))
+    with pytest.raises(UserError, match="no store that answers has it"):
+        alone.drill(backup=sqlite_scene.backup)
 
 
 def test_no_backup_is_a_failed_drill_and_a_typing_error_is_none(sqlite_scene: Scene) -> None:
@@ -723,6 +747,8 @@ def test_a_kill_in_mid_drill_leaves_no_etcd_and_nothing_plain(etcd_scene: Scene)
 
 @pytest.mark.slow
 def test_what_a_kill_of_everything_leaves_is_removed_by_the_next_drill(etcd_scene: Scene) -> None:
+    need(Path("/proc").is_dir(), "Linux")
+
     def kill_all() -> None:
         for etcd in etcds(etcd_scene.folder):
             os.killpg(os.getpgid(etcd), signal.SIGKILL)  # the shell that would clear up is of its group

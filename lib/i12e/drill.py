@@ -91,7 +91,10 @@ class Drilling:
         if chosen is None:
             if found and not backup:
                 self.problems.append(Problem("", None, None, "there is no good backup", _LIST))
-            if found and backup:
+            if backup and self.problems:
+                said = f"--backup {backup}: no store that answers has it"
+                self.problems.append(Problem("", None, None, said, _LIST))
+            elif backup:
                 raise UsageError(Problem("", None, None, f"--backup {backup}: there is no such backup", _LIST))
             return
         # Another store than the one that is asked is the matter of backup_list.

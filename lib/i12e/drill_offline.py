@@ -92,7 +92,7 @@ def run(
         report.facts |= {"datastore": manifest.datastore, "k3s": manifest.k3s, "objects": objects}
         read = f"{manifest.size / 1e6:.1f} MB in {screen.count(len(manifest.parts), 'part')}, opened with the key"
         report.add("read", clock.last - clock.began, read)
-        report.add("check", now - clock.last, f"{_checked(opened)}, {_same(objects)}")
+        report.add("check", now - clock.last, f"{_checked(opened)}; {_same(objects)}")
         if isinstance(opened.snapshot, EtcdSnapshot):
             found = _etcd_for(opened.snapshot, manifest.k3s, report)
             if found is not None:
@@ -104,12 +104,12 @@ def run(
 
 def _checked(opened: verify.Opened) -> str:
     if isinstance(opened.snapshot, EtcdSnapshot):
-        return "its hash and its pages are sound, its token opens it"
+        return "hash and pages are sound, its token opens it"
     return f"SQLite {sqlite3.sqlite_version} finds it sound, its token opens it"
 
 
 def _same(objects: int) -> str:
-    return f"the cluster's UID, {screen.count(objects, 'object')} and the sentinel are those of the backup"
+    return f"UID, {screen.count(objects, 'object')} and sentinel are as its manifest says"
 
 
 def _etcd_for(snapshot: EtcdSnapshot, k3s: str, report: Report) -> Programs | None:
@@ -145,10 +145,10 @@ def _start(
         try:
             with report.step("restore", f"{found.name} takes the snapshot"):
                 server.restore(opened.database, opened.index.plain[bundle.DATABASE].size)
-            with report.step("start", "it starts on it, without a network"):
+            with report.step("start", "it runs on it, without a network"):
                 server.start()
             objects = sum(opened.manifest.objects.values())
-            with report.step("compare", f"asked for everything: {_same(objects)}"):
+            with report.step("compare", f"it was asked for every key; {_same(objects)}"):
                 compare(Live(server, snapshot.revision()), opened)
         except Refused as error:
             made = snapshot.made_by() or _etcd_of(opened.manifest.k3s)

@@ -54,6 +54,7 @@ _LIMIT = 1800.0  # seconds in which a snapshot is restored, and again in which e
 _ANSWER = 300.0  # seconds in which it answers a question
 _PAGE = 5000  # keys that are asked for at once
 _MOST_ROWS = 1000  # of /bootstrap/
+_OLDEST = (3, 4)  # with the options that are given to it, and its JSON gateway where it is asked
 # gRPC's OutOfRange and DataLoss: a revision that etcd has forgotten; a database that it knows to be corrupt
 _COMPACTED, _DATA_LOSS = 11, 15
 _FROM_OUTSIDE = (128 + 9, 128 + 15)
@@ -113,10 +114,12 @@ def installed() -> Programs:
     version = programs.version(server, "--version", environ=_environ())
     if not any(version):
         raise NotInstalled("the etcd that is installed here does not run")
+    if version < _OLDEST:
+        raise NotInstalled(f"etcd {shown(version)} is installed here, and {shown(_OLDEST)} is the oldest that will do")
     restorer = programs.which("etcdutl")
     if restorer is None:
         restorer = programs.which("etcdctl")
-        if restorer is None or not (3, 4) <= programs.version(restorer, "version", environ=_environ()) < (3, 6):
+        if restorer is None or not _OLDEST <= programs.version(restorer, "version", environ=_environ()) < (3, 6):
             raise NotInstalled(f"etcd {shown(version)} is installed here without its etcdutl")
     return Programs(server, restorer, version)
 
@@ -144,7 +147,7 @@ class Server:
         """Given the programs, an empty private folder and who is told what is waited for."""
         self._programs = found
         self._folder = folder
-        self._say = say
+        self.say = say
         self._child: _Child | None = None
 
     def restore(self, snapshot: IO[bytes], size: int) -> None:
@@ -159,7 +162,7 @@ class Server:
         command = [self._programs.restorer, "snapshot", "restore", f"/dev/fd/{handle}", *_MEMBER]
         try:
             with _Child(self._folder, command, (handle,)) as child:
-                waiting = _Waiting(self._say, "waits for the snapshot to be restored")
+                waiting = _Waiting(self.say, "waits for the snapshot to be restored")
                 while (status := child.status()) is None:
                     waiting.look(child.said())
                 if status:
@@ -195,7 +198,7 @@ class Server:
         for name in (_CLIENT, _PEER):
             (self._folder / name).unlink(missing_ok=True)
         self._child = _Child(self._folder, [self._programs.server, *(f"--{k}={v}" for k, v in options.items())])
-        waiting = _Waiting(self._say, "waits for etcd to be ready")
+        waiting = _Waiting(self.say, "waits for etcd to be ready")
         while not self._is_ready():
             status = self._child.status()
             if status is not None:
@@ -296,9 +299,13 @@ class Live:
     def counts(self) -> dict[str, int]:
         """Return how many objects there are, by the prefix of their resource."""
         counted: Counter[str] = Counter()
+        told = time.monotonic()
         for key in self._keys():
             if (prefix := registry.prefix(key)) is not None:
                 counted[prefix] += 1
+            if time.monotonic() - told > _NEWS:
+                told = time.monotonic()
+                self._server.say(f"asks etcd for every key: {counted.total()} objects so far")
         return dict(sorted(counted.items()))
 
     def _keys(self) -> Iterator[bytes]:
