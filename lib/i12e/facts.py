@@ -59,6 +59,8 @@ if [ -f /etc/rancher/k3s/k3s.yaml ]; then
     curl -s --noproxy '*' -m 5 http://127.0.0.1:2381/health 2>/dev/null | say etcd_health
     timeout 15 "$k3s" kubectl get --raw /readyz 2>/dev/null | say readyz
     timeout 15 "$k3s" kubectl get nodes -o json 2>/dev/null | say nodes
+    # Once more: k3s makes the password, then the node. Whoever saw no password and then the node saw another machine's.
+    there password /etc/rancher/node/password
 fi
 exit 0
 """

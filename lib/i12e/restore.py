@@ -328,18 +328,23 @@ class _Restoring:
                     self._config(self.target)
                 self._put(job, found, asked.progress)
                 with self.times.of("proof"):
-                    self._prove(found)
+                    try:
+                        self._prove(found)
+                    except (Stopped, database.Failed):
+                        self._do(restoring.BACK, "")
+                        raise
                 self._paths(self.target, found)
                 self._do(restoring.note(restoring.PROVEN), "")
                 self._do(restoring.RELEASE, f"{self.target}: is proven, and starts")
             with self.times.of("start"):
                 self.rollout.bring(self.target)
-            with self.times.of("proof"):
-                self._prove_live(found, job)
             if restoring.PROMOTED not in asked.progress.done:
+                with self.times.of("proof"):
+                    self._prove_live(found)
                 with self.times.of("promotion"):
                     self._promote(asked.store)
                     self._do(restoring.note(restoring.PROMOTED), "")
+            self._do(collect.drop_sentinels([found.index.sentinel["name"]]), "")
             with self.times.of("join"):
                 self._join(made, found, job)
         with self.times.of("backup"):
@@ -438,7 +443,7 @@ class _Restoring:
         # A machine that is a new one has another password; k3s learns it anew.
         self._do(_kubectl(f"-n kube-system delete secret {names} --ignore-not-found"), "")
 
-    def _prove_live(self, found: verify.Opened, job: Job) -> None:
+    def _prove_live(self, found: verify.Opened) -> None:
         """Once its controllers run, see that what no controller makes is all there."""
         makes = proof.VOLATILE | {"minions", "configmaps", "secrets", "endpoints", "serviceaccounts"}
         self._compare(found, found.manifest.objects, makes)
@@ -510,6 +515,7 @@ class _Restoring:
             if server:
                 self._on(name, restoring.forget_data(job))
             self._paths(name, found)
+            self._on(name, restoring.END)
             self._on(name, restoring.let_go("k3s" if server else "k3s-agent"))
         self.rollout.bring(name)
 

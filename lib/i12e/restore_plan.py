@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from i12e import deploy
+from i12e import deploy, restoring
 from i12e.bundle import ETCD, Manifest
 from i12e.deploy import Situation
 from i12e.errors import Problem
@@ -73,7 +73,7 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
     found = now.view.facts[asked.target]
     assert isinstance(found, HostFacts)  # noqa: S101  # _target told it otherwise
     wanted = now.wanted[asked.target]
-    living = tuple(name for name in now.view.answering())
+    living = tuple(name for name in now.view.answering() if _hold_of(now, name) is None)
     reached = [name for name, facts in now.view.facts.items() if isinstance(facts, HostFacts) and not facts.is_bare]
     order = deploy.order(now, [name for name in now.wanted if name != asked.target])
     silent = [name for name in order if isinstance(now.view.facts[name], Silent)]
@@ -96,7 +96,7 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
         living=living,
         stops=tuple(reached),
         deploys=("", "") if runs else (action, why),
-        aside=tuple(name for name in now.view.with_data()),
+        aside=tuple(name for name in now.view.with_data() if not (name == asked.target and _is_aside(asked))),
         joins=tuple(name for name in order if name not in silent),
         lost=_lost(asked, living),
         notes=tuple(notes),
@@ -137,6 +137,11 @@ def _lost(asked: Asked, living: Sequence[str]) -> str:
 def _resumes(asked: Asked) -> bool:
     job = asked.progress.job
     return job is not None and job.backup == asked.manifest.id
+
+
+def _is_aside(asked: Asked) -> bool:
+    """Tell whether what the target had before is aside already, and what it has now is the restore's own."""
+    return restoring.ASIDE in asked.progress.done
 
 
 def _kind(datastore: str, manifest: Manifest) -> str:
@@ -220,6 +225,11 @@ def _held_by_another(found: HostFacts) -> tuple[str, str] | None:
 
 def _without_hold(found: HostFacts) -> HostFacts:
     return replace(found, hold=None)
+
+
+def _hold_of(now: Situation, name: str) -> str | None:
+    found = now.view.facts[name]
+    return found.hold if isinstance(found, HostFacts) else None
 
 
 def _why(now: Situation, name: str) -> str:

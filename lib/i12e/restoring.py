@@ -199,24 +199,31 @@ esac
 step {PLACED}
 
 # 4. A k3s that moves nothing.
-systemctl reset-failed "$quiet" 2>/dev/null
-held
-systemd-run --quiet --unit="$quiet" -p KillMode=process -p LimitNOFILE=1048576 -p TimeoutStopSec=30 -- \
-    "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager --disable-cloud-controller \
-    --disable-helm-controller $more || fail "k3s cannot be started for the proof"
-n=0
-until [ "$(timeout 10 "$k3s" kubectl get --raw /readyz 2>/dev/null)" = ok ]; do
-    said=$(journalctl -u "$quiet" -n 1 -o cat --no-pager 2>/dev/null | tail -c 300)
-    case $(systemctl is-active "$quiet") in
-    active | activating) ;;
-    *) fail "k3s does not start on what was restored: $said" ;;
-    esac
-    n=$((n + 1))
-    [ $n -lt "$limit" ] || fail "k3s does not get ready on what was restored: $said"
-    echo "waits for k3s: $said"
-    sleep 1
-done
+quiet() {{
+    systemctl reset-failed "$quiet" 2>/dev/null
+    held
+    systemd-run --quiet --unit="$quiet" -p KillMode=process -p LimitNOFILE=1048576 -p TimeoutStopSec=30 -- \
+        "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager --disable-cloud-controller \
+        --disable-helm-controller "$@" || fail "k3s cannot be started for the proof"
+    n=0
+    until [ "$(timeout 10 "$k3s" kubectl get --raw /readyz 2>/dev/null)" = ok ]; do
+        said=$(journalctl -u "$quiet" -n 1 -o cat --no-pager 2>/dev/null | tail -c 300)
+        case $(systemctl is-active "$quiet") in
+        active | activating) ;;
+        *) fail "k3s does not start on what was restored: $said" ;;
+        esac
+        n=$((n + 1))
+        [ $n -lt "$limit" ] || fail "k3s does not get ready on what was restored: $said"
+        echo "waits for k3s: $said"
+        sleep 1
+    done
+}}
+quiet
 if [ "$kind" = {CONVERT} ]; then
+    # Only what starts on SQLite once has the cluster's certificates and its key of the Secrets on the disk; k3s copies
+    # neither of them into etcd (only /registry/), and would make new ones.
+    systemctl stop "$quiet" || fail "k3s does not stop before the conversion"
+    quiet --cluster-init
     # k3s takes an etcd that a failed conversion left for whole at its next start (k3s PR#3231): this is its only sign.
     [ -f "$server/db/state.db.migrated" ] && [ ! -e "$server/db/state.db" ] ||
         fail "k3s did not convert the database to etcd: there is no state.db.migrated"
@@ -239,6 +246,13 @@ if [ -f progress ]; then grep '^{ASIDE} ' progress >progress.new || :; mv -f pro
 sync .
 """
 """Before another job: of an earlier one nothing stays but what the host had before it, which is aside."""
+
+BACK = f"""
+systemctl stop {UNIT} {QUIET} 2>/dev/null || :
+cd {FOLDER}; grep -v -e '^{PLACED} ' -e '^{READY} ' progress >progress.new || :
+mv -f progress.new progress; sync progress
+"""
+"""After a proof that failed: the next run puts the database in place anew."""
 
 PREPARE = f"set -eu; umask 077; mkdir -p {FOLDER}; chmod 700 {STATE} {FOLDER}\n"
 
