@@ -94,6 +94,8 @@ class Knot:
     address: str = _ADDRESSES[0]
     secondary: bool = False
     zone: str = ZONE
+    enter: tuple[str, ...] = ()
+    """What runs a command in the network that it is to be in."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self, others: int = 0, change: Callable[[str], str] = str) -> None:
@@ -116,9 +118,16 @@ class Knot:
         program = shutil.which("knotd") or "/usr/sbin/knotd"
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [program, "-c", str(self.folder / "knot.conf")], stdout=log, stderr=log, cwd=self.folder
+                [*self.enter, program, "-c", str(self.folder / "knot.conf")], stdout=log, stderr=log, cwd=self.folder
             )
-        self._until(lambda: self.serial() is not None, "does not get ready")
+        self._until(self._is_ready, "does not get ready")
+
+    def _is_ready(self) -> bool:
+        if not self.enter:
+            return self.serial() is not None
+        with contextlib.suppress(AssertionError):
+            return "SOA" in self.control("zone-read", self.zone)
+        return False
 
     def stop(self) -> None:
         """End it."""
@@ -271,6 +280,49 @@ def bind(folder: Path, zone: str) -> Iterator[int]:
     try:
         until(process, folder / "log", lambda: serial(ZONE, "127.0.0.1", port) is not None, "BIND does not get ready")
         yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+_RESOLVER = """\
+options {{
+    directory "{folder}";
+    pid-file none;
+    session-keyfile none;
+    listen-on port 53 {{ {address}; }};
+    listen-on-v6 {{ none; }};
+    recursion yes;
+    allow-query {{ any; }};
+    allow-recursion {{ any; }};
+    dnssec-validation no;
+}};
+controls {{ }};
+zone "{zone}" {{ type static-stub; server-addresses {{ 127.0.0.1; }}; }};
+zone "." {{ type primary; file "root"; }};
+"""
+_NO_ROOT = ". 60 IN SOA . . 1 3600 600 86400 60\n. 60 IN NS .\n"
+
+
+@contextlib.contextmanager
+def resolver(folder: Path, zone: str, address: str, enter: tuple[str, ...]) -> Iterator[None]:
+    """Given an empty folder, run BIND as a resolver that caches until the block ends.
+
+    It is at an address of the network that `enter` enters, and asks the server on 127.0.0.1 there for the zone; of all
+    other names it says that there are none.
+    """
+    program = shutil.which("named") or "/usr/sbin/named"
+    need(os.access(program, os.X_OK), "named (Debian: apt-get install bind9)")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "root").write_text(_NO_ROOT)
+    (folder / "named.conf").write_text(_RESOLVER.format(folder=folder, zone=zone, address=address))
+    log = folder / "log"
+    with log.open("wb") as out:
+        command = [*enter, program, "-f", "-c", str(folder / "named.conf"), "-n", "1", "-L", str(log)]
+        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder)
+    try:
+        until(process, log, lambda: b" running" in log.read_bytes(), "BIND does not get ready")
+        yield
     finally:
         process.kill()
         process.wait()

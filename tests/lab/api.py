@@ -226,6 +226,11 @@ class Lab:
             raise Trouble("the lab is not up")
         return found
 
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """What runs a command of this machine in the lab's network: it may be killed as any other process."""
+        return ("nsenter", "--target", str(self.pid), "--net")
+
     def status(self) -> dict[str, dict[str, Any]]:
         """Return what is known of each host: address, state, why, boots, faults, ssh_drops (how often)."""
         found: dict[str, dict[str, Any]] = self.ask("status")["hosts"]

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from i12e.paths import LAB, LAB_MACHINES
@@ -28,12 +28,14 @@ class Operator:
     """A clone of the repository, and ./doit in it."""
 
     root: Path
+    enter: tuple[str, ...] = ()
+    """What runs a command in the network that the operator is in."""
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start ./doit."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("SOPS_", "DOIT_"))}
         environ = {**own, "I12E_ENV": LAB, "PYTHONPATH": str(self.root / "lib")}
-        command = [sys.executable, "-m", "i12e", *arguments]
+        command = [*self.enter, sys.executable, "-m", "i12e", *arguments]
         out = subprocess.PIPE
         return subprocess.Popen(
             command, cwd=self.root, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True
@@ -73,4 +75,4 @@ def another_clone(operator: Operator, root: Path) -> Operator:
     other = clone(root)
     for name in ("hosts/lab", "secrets/lab", LAB_MACHINES):
         shutil.copytree(operator.root / name, root / name, ignore=shutil.ignore_patterns("*.console", "*.log"))
-    return other
+    return replace(other, enter=operator.enter)

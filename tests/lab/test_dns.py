@@ -43,7 +43,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory, knot: Knot) -> Operator:
 @pytest.fixture(scope="module")
 def lab(operator: Operator, knot: Knot) -> Iterator[Lab]:
     dns = {
-        "provider": "rfc2136", "zone": ZONE, "ttl": 5,
+        "provider": "rfc2136", "zone": ZONE, "ttl": 5, "join": "addresses",
         "rfc2136": {"server": "localhost", "port": knot.port, "key_name": KEY, "algorithm": ALGORITHM},
     }  # fmt: skip
     with running(operator.root / LAB_MACHINES, SERVERS) as lab:
