@@ -1,4 +1,4 @@
-"""`dns` with a real cluster's servers and a real name server that takes signed updates (knot, on this machine).
+"""`dns` with a real cluster's servers and a real name server that takes signed updates (knot, in the lab's network).
 
 Each test goes on with what the one before has left, so they are run in this order and together.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,32 +28,43 @@ ZONE, NAME = "lab.example", "k8s.lab.example"
 
 
 @pytest.fixture(scope="module")
-def knot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Knot]:
-    """On port 53, where the other servers of a zone are asked."""
-    server = Knot(tmp_path_factory.mktemp("knot"), 53, zone=ZONE)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dns")
+
+
+@pytest.fixture(scope="module")
+def bare(place: Path) -> Iterator[Lab]:
+    root = clone(place / "one").root
+    with running(root / LAB_MACHINES, SERVERS) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def knot(place: Path, bare: Lab) -> Iterator[Knot]:
+    """In the lab's network: on port 53, where the other servers of a zone are asked."""
+    server = Knot(place / "knot", 53, zone=ZONE, enter=bare.enter)
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory, knot: Knot) -> Operator:
-    return clone(tmp_path_factory.mktemp("dns") / "one")
+def operator(place: Path, bare: Lab) -> Operator:
+    return Operator(place / "one", bare.enter)
 
 
 @pytest.fixture(scope="module")
-def lab(operator: Operator, knot: Knot) -> Iterator[Lab]:
+def lab(operator: Operator, bare: Lab, knot: Knot) -> Lab:
     dns = {
         "provider": "rfc2136", "zone": ZONE, "ttl": 5, "join": "addresses",
         "rfc2136": {"server": "localhost", "port": knot.port, "key_name": KEY, "algorithm": ALGORITHM},
     }  # fmt: skip
-    with running(operator.root / LAB_MACHINES, SERVERS) as lab:
-        environment.write(operator.root, lab, 3, 0)
-        place = operator.root / "hosts/lab/cluster.yaml"
-        place.write_text(f"{place.read_text()}\ndns: {json.dumps(dns)}\n")
-        seal(operator, "dns", f"rfc2136: {{secret: {SECRET}}}\n")
-        operator.deploys("os_deploy", "--no-dns", "the tests do that themselves")
-        yield lab
+    environment.write(operator.root, bare, 3, 0)
+    cluster = operator.root / "hosts/lab/cluster.yaml"
+    cluster.write_text(f"{cluster.read_text()}\ndns: {json.dumps(dns)}\n")
+    seal(operator, "dns", f"rfc2136: {{secret: {SECRET}}}\n")
+    operator.deploys("os_deploy", "--no-dns", "the tests do that themselves")
+    return bare
 
 
 def shown(knot: Knot) -> tuple[list[str], str]:
