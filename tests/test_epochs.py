@@ -453,6 +453,21 @@ def test_a_claim_that_is_there_stands_and_says_whose_it_is(world: World) -> None
     assert inside(place).contents() == before
 
 
+def test_the_next_epoch_is_above_all_that_are_there_and_the_same_for_whoever_goes_on(world: World) -> None:
+    places = [memory("one"), memory("two")]
+
+    def next_one(by: str, epoch: int = 1) -> int:
+        return fence.next_epoch(places, Identity(world.uid, epoch), by)
+
+    assert (next_one("a"), next_one("a", 7)) == (2, 8)
+    fence.claim(places[1].of(2), world.uid, "a")
+    assert (next_one("a"), next_one("a", 2), next_one("b"), next_one("b", 2)) == (2, 2, 3, 3)
+    fence.claim(places[0].of(3), world.uid, "b")  # an epoch of a that nobody goes on with
+    assert (next_one("a"), next_one("b"), next_one("b", 4)) == (4, 3, 5)
+    with pytest.raises(StoreError, match="another cluster's of the same name"):
+        fence.next_epoch(places, Identity("another"), "c")
+
+
 def test_of_an_epoch_below_the_latest_there_is_no_claim(world: World) -> None:
     place = memory()
     fence.claim(place.of(3), world.uid)

@@ -9,7 +9,7 @@ either the one sees the claim, or the other sees the parts, whatever was stopped
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
@@ -79,6 +79,23 @@ def claim(place: Place, uid: str, by: str = "") -> Claim:
     found = _claimed(place, uid)
     _close_earlier(place)
     return found
+
+
+def next_epoch(places: Iterable[Place], who: Identity, by: str) -> int:
+    """Given a cluster's folders in its stores, who it says that it is and who is to claim, return the epoch to claim.
+
+    It is above all that are there, and above the cluster's own; but the latest one again if that is claimed by the
+    same already, whose promotion was broken off then: `by` has to be of this one promotion alone. Raise StoreError as
+    check() does.
+    """
+    latest, mine = who.epoch, 0
+    for place in places:
+        epoch = backups.epochs(place)[0]
+        latest = max(latest, epoch)
+        with suppress(Missing):
+            if epoch > 1 and _claimed(place.of(epoch), who.uid).by == by:
+                mine = max(mine, epoch)
+    return mine if mine == latest else latest + 1
 
 
 def _claimed(place: Place, uid: str) -> Claim:
