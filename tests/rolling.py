@@ -90,6 +90,8 @@ class Machine:
     ready: bool = True
     cordoned: bool = False
     silent: bool = False
+    staged: bool = False
+    """Whether a reset to its new config waits for the reboot."""
 
     @property
     def intent(self) -> dict[str, Any] | None:
@@ -222,6 +224,8 @@ class World:
                 "reset": "yes", "uptime": "99", "free": "9999999", "free_oem": "9999999"}  # fmt: skip
         if "deploy.json" in machine.files:
             said["intent"] = machine.files["deploy.json"].decode()
+        if machine.staged:
+            said |= {"staged": "yes", "staged_config": f"new of {machine.name}"}
         if not machine.bare:
             said |= {"identity": json.dumps({"cluster": "c", "host": machine.name, "digest": machine.digest}),
                      "proven": json.dumps({"digest": machine.proven}), "unit": "k3s active"}  # fmt: skip
@@ -247,6 +251,7 @@ class World:
         """Reset a host: it comes up with its new config at once, and joins, or founds."""
         self.event(f"{machine.name} reset")
         machine.boot += 1
+        machine.staged = False
         machine.digest, machine.bare = f"new of {machine.name}", False
         machine.founded = machine.ready = True
         if machine.files.pop("permit", None):

@@ -178,6 +178,18 @@ def test_a_kill_anywhere_is_followed_by_the_same_command_which_ends_the_same(tmp
         assert len(world.build.told) == 1, "and then there is nothing to do"
 
 
+def test_a_server_whose_reset_is_staged_leaves_before_it_reboots(tmp_path: Path) -> None:
+    for dns, begun in ((DNS, ["server-2 deploy.json (leaves)", "zone ensure", "zone commit"]), ("", [])):
+        world = World(tmp_path / f"{len(dns)}", dns=dns)
+        world.name_is(*SERVERS)
+        world.machines["server-2"].staged = True
+        world.deploy("server-2")
+        events = world.happened()
+        assert events[: events.index("server-2 reset")] == begun
+        assert world.machines["server-2"].proven == "new of server-2"
+        assert world.shown == SERVERS
+
+
 def test_a_dns_that_runs_elsewhere_meanwhile_does_not_put_it_back(world: World) -> None:
     shown = []
 

@@ -482,9 +482,9 @@ class Step:
             raise Stopped(
                 self.name, f"not reset, for {leaving.complaint(self.now.name, error)}", leaving.MEND
             ) from None
-        if name is None:
+        if name is None and self.plan.action != deploy.REBOOT:
             self._begin()
-        else:
+        if name is not None:
             self._leave(leaving.Leaving(name, self.name))
         try:
             yield
