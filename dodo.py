@@ -80,7 +80,7 @@ def task_status() -> engine.TaskDict:
 
 
 def task_backup() -> Iterator[engine.TaskDict]:
-    """Backups of the cluster: taken and proven (backup), listed, verified, drilled, pruned."""
+    """Backups of the cluster: taken and proven (backup), listed, verified, drilled, pruned; recovery_kit."""
     yield from engine.backup_tasks(DOIT_CONFIG)
 
 

@@ -42,8 +42,10 @@ LAYERS = (
     ("fleet", "database", "verify", "contents"),
     ("backup",),
     ("backup_list", "backup_verify", "backup_prune", "drill_offline"),
+    ("kit",),
     ("rollout", "plans", "status", "trust", "api_name", "naming", "leaving", "restore", "drill"),
     ("checks", "answers", "init", "edit", "rekey", "install", "kubeconfig", "newkey"),
+    ("recovery_kit",),
     ("engine",),
     (DODO, "__main__"),
 )

@@ -335,7 +335,7 @@ def _of_one(
 
 
 def backup_tasks(config: TaskDict) -> Iterator[TaskDict]:
-    """Given DOIT_CONFIG, yield the tasks of backups: take one, list, verify, drill and prune them."""
+    """Given DOIT_CONFIG, yield the tasks of backups: take one, list, verify, drill and prune them, and the kit."""
     build: Build = config["build"]
     yield asking(
         "backup_keys",
@@ -383,6 +383,13 @@ def backup_tasks(config: TaskDict) -> Iterator[TaskDict]:
             {**option("from", "the store that it comes from [default: whichever has the newest]"), "name": "store"},
             option("offline", "without a host, as all drills are for now", bool, False),
         ],
+        reads=True,
+    )
+    yield _backups(
+        "recovery_kit",
+        later("recovery_kit.run", build),
+        "tell what brings the cluster back when this machine is gone too; exit status 1 if something is at risk",
+        [option("paper", "show the private key of the backups once, on a terminal, to be written down", bool, False)],
         reads=True,
     )
     yield _backups(

@@ -14,6 +14,7 @@ from i12e.build import Build
 from i12e.errors import Problem, UsageError, UserError
 from i12e.paths import LAB, Paths, shown
 from i12e.screen import Terminal
+from i12e.secrets import Secret
 
 _TYPED = 6  # characters of a key on paper that are asked back
 
@@ -87,16 +88,25 @@ def on_paper(terminal: Terminal, use: str) -> str:
     Return its public half.
     """
     pair = keys.make()
-    private = pair.private.reveal()
+    _until_typed_back(terminal, pair.private, "It is shown once and kept nowhere else", use)
+    return pair.recipient
+
+
+def shown_again(terminal: Terminal, private: Secret, use: str) -> None:
+    """Given a terminal, a key that is in a file here and how it is used one day, show it until its end was typed."""
+    _until_typed_back(terminal, private, "It is shown on this page alone", use)
+
+
+def _until_typed_back(terminal: Terminal, key: Secret, where: str, use: str) -> None:
+    private = key.reveal()
     with terminal.page():
-        terminal.say("Write this key down and put the paper in a safe place. It is shown once and kept nowhere else:\n")
+        terminal.say(f"Write this key down and put the paper in a safe place. {where}:\n")
         terminal.say(f"    {private}\n")
         terminal.say(f"To use it one day, {use}.\n")
         while answers.reply(terminal, f"Its last {_TYPED} characters, from your paper:").upper() != private[-_TYPED:]:
             terminal.say(
                 "  the key does not end like that: compare your paper with it, or leave by Ctrl-C, and nothing is made"
             )
-    return pair.recipient
 
 
 def _name(build: Build, names: list[str]) -> None:
