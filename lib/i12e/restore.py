@@ -33,12 +33,17 @@ from i12e import (
     collect,
     database,
     deploy,
+    drill,
     epoch,
     fence,
+    files,
     fleet,
+    lease,
+    naming,
     proof,
     remote,
     render,
+    restore_page,
     restore_plan,
     restoring,
     rollout,
@@ -46,6 +51,7 @@ from i12e import (
     tokens,
     verify,
 )
+from i12e.backup_verify import known
 from i12e.backups import Backup, Place
 from i12e.build import Build
 from i12e.bundle import HOSTS, Part
@@ -69,6 +75,7 @@ _LOOK = 1.0  # seconds between two looks at the host
 _NEWS = 10.0
 _SCRIPT = 3600.0  # seconds in which a host restores
 _HELD = 12 * 3600.0  # seconds for which the backup is kept from being pruned
+_LEASE = 180.0  # seconds to wait for whoever has the store's lease; one who died there is waited for, too
 _SHARED = ("cluster-cidr", "service-cidr")
 _ALIVE = r"""
 while read -r url; do
@@ -187,36 +194,43 @@ class _Restoring:
             return Progress()  # the plan says that it cannot be reached
 
     def _chosen(self, places: Sequence[Place], progress: Progress) -> tuple[Place, Backup, str]:
-        """Return the backup that is meant, its store, and the newest good one of that."""
+        """Return the backup that is meant, the folder that it lies in, and the newest good one of that store."""
         wanted = self.given.backup or (progress.job.backup if progress.job else "")
-        found = [(place, backups.survey(place)) for place in places]
-        candidates = []
-        for place, there in found:
-            newest = backups.newest(there)
-            if not wanted and newest:
-                candidates.append((newest.at, place, newest, newest.id))
-            candidates += [(0.0, place, each, newest.id if newest else "") for each in there if each.id == wanted]
-        if not candidates:
+        found = [(place, backups.survey_all(place)) for place in places]
+        chosen = drill.choose(found, wanted)
+        if chosen is None:
             said = f"--backup {wanted}: there is no such backup" if wanted else "there is no good backup"
             raise UserError(Problem("", None, None, said, "./doit backup_list shows what there is"))
-        _, place, chosen, newest_id = max(candidates, key=lambda each: each[0])
-        if not chosen.is_good:
-            raise UserError(Problem("", None, None, f"{chosen.id} in {place.store.name}: {chosen.why}"))
-        return place, chosen, newest_id
+        place, each = chosen
+        if not each.is_good:
+            raise UserError(Problem("", None, None, f"{each.id} in {place.store.name}: {each.why}"))
+        newest = backups.newest(next(there for at, there in found if at is place))
+        return place.of(each.epoch), each, newest.id if newest else ""
 
     @contextmanager
     def _kept(self, place: Place, backup_id: str) -> Iterator[None]:
-        """Until the block ends, no prune removes it."""
+        """Until the block ends, no prune removes it; a restore that was begun and stopped still needs it."""
         if self.given.only_plan:
             yield
             return
         until = place.store.now() + _HELD
-        if place.store.shares:
-            with fence.taken(place, "restore", 60.0):  # no prune has chosen it before
+        try:
+            if place.store.shares:
+                with fence.taken(place, "restore", _LEASE):  # no prune has chosen it before
+                    place.hold(backup_id, self.who, until)
+            else:
                 place.hold(backup_id, self.who, until)
-        else:
-            place.hold(backup_id, self.who, until)
-        yield
+        except (StoreError, lease.Lost) as error:  # who may only read there can restore all the same
+            self.build.notes.append(f"{error.problem()}: nothing keeps {backup_id} from being pruned meanwhile")
+        try:
+            yield
+        except BaseException:
+            if not self.build.touched:
+                self._let_go(place, backup_id)
+            raise
+        self._let_go(place, backup_id)
+
+    def _let_go(self, place: Place, backup_id: str) -> None:
         with suppress(StoreError):
             place.let_go(backup_id, self.who)
 
@@ -226,7 +240,9 @@ class _Restoring:
         folder = self.build.paths.root / self.build.paths.build
         private_folder(folder)
         with self.times.of("read and check"):
-            opening = verify.opened(place, chosen.id, keys, folder, screen.meter(f"reads {chosen.id}"), self._known())
+            opening = verify.opened(
+                place, chosen.id, keys, folder, screen.meter(f"reads {chosen.id}"), known(self.build)
+            )
             try:
                 found = opening.__enter__()
             except (Damaged, verify.OtherKey) as error:
@@ -248,12 +264,8 @@ class _Restoring:
         finally:
             opening.__exit__(None, None, None)
 
-    def _known(self) -> list[Secret]:
-        token = self.build.group("cluster").get("server_token")
-        return [token] if isinstance(token, Secret) else []
-
     def _asked(self, place: Place, found: verify.Opened, newest: str, now: Situation, progress: Progress) -> Asked:
-        own = self._known()
+        own = known(self.build)
         size = os.fstat(found.database.fileno()).st_size
         said = _configs(found)
         server = said.get(found.manifest.server, "")
@@ -342,7 +354,7 @@ class _Restoring:
                 with self.times.of("proof"):
                     self._prove_live(found)
                 with self.times.of("promotion"):
-                    self._promote(asked.store)
+                    self._promote(job)
                     self._do(restoring.note(restoring.PROMOTED), "")
             self._do(collect.drop_sentinels([found.index.sentinel["name"]]), "")
             with self.times.of("join"):
@@ -482,11 +494,47 @@ class _Restoring:
 
     # --- 5: promotion
 
-    def _promote(self, store: str) -> None:
-        """From here on, an older copy of this cluster is one: a new epoch, in the cluster, in DNS, in the stores."""
-        screen.say(f"{self.target}: is promoted")
+    def _promote(self, job: Job) -> None:
+        """From here on an older copy of this cluster is one: a new epoch, in the stores, in the cluster, in DNS."""
         identity = epoch.read(self.remote)
-        epoch.write(self.remote, identity.epoch + 1)
+        by = f"{job.by}, restore of {job.backup} begun at {job.at:.0f}"
+        name = self._name()
+        places, problems = open_places(self.build, self.cluster, probe=False)
+        self.build.notes += [f"{problem}: it does not know of the new epoch yet" for problem in problems]
+        try:
+            latest = fence.next_epoch(places, identity, by)
+            held = name.zone.read(name.text).fence if name else None
+            if held and held.cluster == identity.uid and held.epoch > identity.epoch:
+                latest = max(latest, held.epoch + 1)
+            screen.say(f"{self.target}: is promoted, epoch {latest}")
+            for place in places:
+                self._claim(place.of(latest), identity.uid, by)
+            if latest != identity.epoch:
+                epoch.write(self.remote, latest)
+            if name:
+                view = fleet.situation(self.hosts, [], whole=False, whom=[self.target]).view
+                screen.say(name.make(name.healthy(view), self.target, lambda made: None).plan.why)
+        finally:
+            for place in places:
+                place.store.close()
+            if name:
+                name.close()
+
+    def _claim(self, place: Place, uid: str, by: str) -> None:
+        """Claim an epoch in a store; one that fails is told, and learns of it by the next backup."""
+        try:
+            fence.claim(place, uid, by)
+        except fence.Replaced:
+            raise
+        except StoreError as error:
+            self.build.notes.append(f"{error.problem()}: it does not know of the new epoch yet")
+
+    def _name(self) -> naming.Name | None:
+        """Return the API's name, open, where it is ours to keep."""
+        if self.cluster.dns is None or not naming.kept(self.cluster):
+            return None
+        zone = naming.zone(self.build, self.cluster.dns)
+        return naming.Name(self.build, self.cluster, self.cluster.dns, zone, self.hosts)
 
     # --- 6: the others
 
@@ -563,9 +611,11 @@ class _Restoring:
             "backup": asked.manifest.id, "store": asked.store, "target": self.target, "bytes": asked.size,
             "seconds": round(took, 1), "steps": steps, "first_backup": fresh,
         }  # fmt: skip
-        self.build.tell(
-            "RESTORE", self.target, f"{asked.manifest.id} restored and proven in {took:.0f} s: {parts}", facts=told
-        )
+        page = self.build.paths.root / self.build.paths.build / "restore.html"
+        files.replace(page, restore_page.html(self.cluster.name, told).encode())
+        told["page"] = str(page.relative_to(self.build.paths.root))
+        remark = f"{asked.manifest.id} restored and proven in {took:.0f} s: {parts}"
+        self.build.tell("RESTORE", self.target, remark, facts=told)
 
     # --- by what
 

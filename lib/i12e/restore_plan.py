@@ -83,6 +83,11 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
     ]
     if silent and any(name in now.servers for name in silent):
         notes.append("a server that comes up again with its old data alone gets neither the API's name nor backups")
+    notes += [
+        f"{part.path} of {part.host} has no host here: it stays in the backup (docs/backup-format.md, step 5)"
+        for part in asked.manifest.parts
+        if part.what == "path" and part.host not in now.wanted
+    ]
     if asked.manifest.lacks:
         notes.append(f"the backup lacks {'; '.join(asked.manifest.lacks)}")
     if asked.manifest.id != asked.newest:
@@ -170,10 +175,10 @@ def _backup_fits(now: Situation, asked: Asked) -> list[Problem]:
         refuse(
             f"the server token of the secrets is not the one ({manifest.token}...) that the backup's database opens "
             "with",
-            "./doit restore --adopt-token puts the backup's token into the secrets first",
+            "give server_token in the secrets the value that docs/backup-format.md, step 6, reads out of the backup",
         )
     if asked.token_fits is None:
-        refuse("the secrets have no server token", "./doit restore --adopt-token puts the backup's token there first")
+        refuse("the secrets have no server_token", "docs/backup-format.md, step 6, reads it out of the backup")
     for name, old in asked.old_settings.items():
         new = asked.settings.get(name, "")
         if old != new:

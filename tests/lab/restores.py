@@ -118,8 +118,9 @@ class Scene:
             assert not {"hold", "permit", "restore", "active"} & set(left.split()), f"{host}: {left}"
 
     def epoch(self) -> int:
-        """Return the epoch that the cluster has written down."""
-        return int(self.get("-n kube-system configmap i12e-epoch")["data"]["epoch"])
+        """Return the cluster's epoch."""
+        there = self.kubectl("-n kube-system get configmap i12e-epoch -o json --ignore-not-found")
+        return int(json.loads(there)["data"]["epoch"]) if there.strip() else 1
 
 
 def killed(scene: Scene, chance: random.Random, longest: float) -> str:

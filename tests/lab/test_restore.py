@@ -5,7 +5,9 @@ Each test goes on with the cluster that the one before has left, so they are run
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,11 +15,13 @@ from contextlib import suppress
 import pytest
 
 from i12e.paths import LAB_MACHINES
-from lab import environment
+from lab import Lab, environment, places
 from lab.api import Trouble
-from lab.clones import clone
+from lab.backing import seal, wait
+from lab.clones import another_clone, clone
 from lab.fixtures import running
-from lab.restores import Scene, killed
+from lab.restores import K3S, Scene, killed
+from nameserver import ALGORITHM, KEY, SECRET, Knot
 
 pytestmark = pytest.mark.lab
 
@@ -27,18 +31,48 @@ DATABASES = "/var/lib/rancher/k3s/server/db"
 DATA = "/var/lib/app data"
 FAULTS = "/run/i12e-lab-faults"
 KILLS = 2
+ZONE = "lab.example"
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Three servers on etcd and an agent, which holds a path that is backed up."""
-    operator = clone(tmp_path_factory.mktemp("restore") / "one")
+def knot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Knot]:
+    server = Knot(tmp_path_factory.mktemp("knot"), 53, zone=ZONE)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, knot: Knot) -> Iterator[Scene]:
+    """Three servers on etcd and an agent, which holds a path that is backed up; the name is kept by a real knot."""
+    folder = tmp_path_factory.mktemp("restore")
+    operator = clone(folder / "one")
+    server = {"server": "localhost", "port": knot.port, "key_name": KEY, "algorithm": ALGORITHM}
+    dns = {"provider": "rfc2136", "zone": ZONE, "ttl": 5, "join": "addresses", "rfc2136": server}
     with running(operator.root / LAB_MACHINES, HOSTS) as lab:
         environment.write(operator.root, lab, 3, 1)
         scene = Scene(operator, lab, HOSTS)
-        scene.settings("\nbackup:\n", f'\nbackup:\n  paths: [{{path: "{DATA}", hosts: [agent-1]}}]\n')
+        store = f"{{name: disk, folder: {folder / 'disk'}}}"
+        paths = f'{{path: "{DATA}", hosts: [agent-1]}}'
+        scene.settings("\nbackup:\n", f"\ndns: {json.dumps(dns)}\nbackup:\n  stores: [{store}]\n  paths: [{paths}]\n")
+        seal(operator, "dns", f"rfc2136: {{secret: {SECRET}}}\n")
+        (folder / "disk").mkdir()
         operator.deploys()
+        file = f'"{DATA}/file"'
+        lab.read("agent-1", f'mkdir -p "{DATA}" && echo old >{file} && chown 1234:77 {file} && chmod 640 {file}')
         yield scene
+
+
+def ready(lab: Lab, server: str) -> int:
+    """Return how many nodes are ready by a server, 0 while it boots."""
+    with suppress(Trouble):
+        return lab.shell(server, f"{K3S} get nodes", limit=60).output.count(" Ready")
+    return 0
+
+
+def addresses(knot: Knot) -> list[str]:
+    """Return the addresses of the API's name."""
+    return sorted(re.findall(r"k8s\.lab\.example\. \d+ A (\S+)", knot.control("zone-read", ZONE)))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +89,6 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 def test_a_living_cluster_is_rolled_back_in_place(three: Scene) -> None:
     three.fill(1500)
-    three.lab.read("agent-1", f'mkdir -p "{DATA}" && echo old >"{DATA}/file" && chown 1234:77 "{DATA}/file" && '
-                              f'chmod 640 "{DATA}/file"')  # fmt: skip
     three.back_up()
     three.kubectl("delete configmap c1 c2 c3 >/dev/null")
     three.kubectl("create -f -", '{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}}')
@@ -76,21 +108,42 @@ def test_a_living_cluster_is_rolled_back_in_place(three: Scene) -> None:
     assert three.epoch() == 2
 
 
-def test_all_hosts_are_destroyed_and_others_with_other_names_and_addresses_are_the_cluster(three: Scene) -> None:
+def test_all_hosts_are_destroyed_and_others_with_other_names_and_addresses_are_the_cluster(
+    three: Scene, knot: Knot, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     three.back_up()
+    epoch = three.epoch()
+    old = another_clone(three.operator, tmp_path_factory.mktemp("old") / "two")
     three.move("server-4", "server-5", "server-6")
-    three.restores()
-    assert three.epoch() == 3
+    three.settings(", hosts: [agent-1]", "")
+    done = three.restores()
+    assert f"{DATA} of agent-1 has no host here" in done.err
+    assert three.epoch() == epoch + 1
+    now = [places.address(host) for host in three.hosts]
+    assert addresses(knot) == now
+    # The old cluster wakes up: it has the same name, the same UID, and an older epoch.
+    for host in SERVERS:
+        three.lab.power_on(host)
+    (old.root / "hosts/lab/ssh_config").write_text(three.lab.ssh_config.read_text())
+    wait(lambda: ready(three.lab, "server-1") >= 3, 240)
+    before = sorted(path.name for path in (old.root.parents[1]).glob("restore*/disk/*/backups/*"))
+    for task in ("dns", "backup"):
+        done = old.doit(task)
+        assert done.status == 1, done.out
+        assert "a later epoch of this cluster" in done.err
+    assert addresses(knot) == now
+    assert sorted(path.name for path in (old.root.parents[1]).glob("restore*/disk/*/backups/*")) == before
+    for host in SERVERS:
+        three.lab.kill(host)
 
 
 def test_what_does_not_fit_is_told_before_anything_is_touched(three: Scene) -> None:
     three.settings("version: v1.35.4+k3s1", "version: v1.35.3+k3s1")
-    three.settings("datastore: etcd", "datastore: sqlite")
     three.settings("cluster_cidr: 10.42.0.0/16", "cluster_cidr: 10.99.0.0/16")
     boots = three.lab.read("server-4", "cat /proc/sys/kernel/random/boot_id")
     done = three.operator.doit("restore", "--yes")
     assert done.status == 1
-    for said in ("cannot become SQLite", "an older one", "cluster-cidr: the backup's cluster has 10.42.0.0/16"):
+    for said in ("an older one", "cluster-cidr: the backup's cluster has 10.42.0.0/16"):
         assert said in done.err
     three.is_back()
     assert three.lab.read("server-4", "cat /proc/sys/kernel/random/boot_id") == boots
