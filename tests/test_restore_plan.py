@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from conftest import need
 from i12e import restore_page, restore_plan, restoring
 from i12e.bundle import Manifest, Part
 from i12e.deploy import Situation, Wanted
@@ -154,8 +158,6 @@ def test_what_an_earlier_run_has_put_in_place_is_neither_living_nor_kept() -> No
 
 
 def test_how_far_a_host_is_is_read_back_and_nonsense_is_nothing() -> None:
-    import base64
-
     job = Job(manifest().id, "local", ETCD, "test", "u", MB, "0" * 64, "a@b", 1.5)
     said = {
         "job": job.content(), "progress": b"staged 12\naside 13\nbroken\n", "failed": b"no room\n", "quiet": b"active",
@@ -167,6 +169,20 @@ def test_how_far_a_host_is_is_read_back_and_nonsense_is_nothing() -> None:
     assert (found.failed, found.quiet, found.works) == ("no room", True, False)
     assert restoring.read(f"job {base64.b64encode(b'[]').decode()}\n").job is None
     assert restoring.read("") == Progress()
+
+
+def test_shellcheck_finds_nothing_in_what_hosts_run() -> None:
+    need(shutil.which("shellcheck"), "shellcheck (Debian: apt-get install shellcheck)")
+    job = Job(manifest().id, "local", CONVERT, "test", "u", MB, "0" * 64, "a@b", 1.5)
+    scripts = (
+        restoring.script(job), restoring.LOOK, restoring.START, restoring.BEGIN, restoring.BACK, restoring.RELEASE,
+        restoring.hold("restore of x"), restoring.forget_data(job), restoring.unpack("/var/lib/a b", "now"),
+        restoring.piece(3), restoring.write("job", 3), restoring.staged("0" * 64), restoring.let_go("k3s"),
+    )  # fmt: skip
+    command = ["shellcheck", "--shell=sh", "--severity=warning", "-"]
+    for script in scripts:
+        done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_the_page_shows_each_step_and_takes_no_markup_from_names() -> None:

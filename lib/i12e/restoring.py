@@ -179,7 +179,6 @@ for each in "$server"/* "$server"/.[!.]*; do
     rm -rf "$each" || fail "$each cannot be removed"
 done
 held
-more=''
 case $kind in
 {ETCD})
     "$k3s" server --cluster-reset --cluster-reset-restore-path="$folder/database" --etcd-s3=false >reset.log 2>&1
@@ -192,7 +191,6 @@ case $kind in
 {SQLITE} | {CONVERT})
     mkdir -p "$server/db" && cp database "$server/db/state.db" && sync "$server/db/state.db" ||
         fail "$server/db/state.db cannot be written"
-    [ "$kind" = {SQLITE} ] || more=--cluster-init
     ;;
 *) fail "a job of an unknown kind: $kind" ;;
 esac
@@ -234,6 +232,7 @@ exit 0
 
 START = f"""
 set -eu
+systemctl is-active --quiet {UNIT} || rm -f {FOLDER}/failed
 systemctl reset-failed {UNIT} 2>/dev/null || :
 systemctl is-active --quiet {UNIT} || systemd-run --quiet --collect --unit={UNIT} /bin/sh {FOLDER}/run.sh
 """
@@ -241,7 +240,8 @@ systemctl is-active --quiet {UNIT} || systemd-run --quiet --collect --unit={UNIT
 
 BEGIN = f"""
 systemctl stop {UNIT} {QUIET} 2>/dev/null || :
-cd {FOLDER}; rm -f job failed database
+cd {FOLDER} || exit 1
+rm -f job failed database
 if [ -f progress ]; then grep '^{ASIDE} ' progress >progress.new || :; mv -f progress.new progress; fi
 sync .
 """
@@ -249,7 +249,8 @@ sync .
 
 BACK = f"""
 systemctl stop {UNIT} {QUIET} 2>/dev/null || :
-cd {FOLDER}; grep -v -e '^{PLACED} ' -e '^{READY} ' progress >progress.new || :
+cd {FOLDER} || exit 1
+grep -v -e '^{PLACED} ' -e '^{READY} ' progress >progress.new || :
 mv -f progress.new progress; sync progress
 """
 """After a proof that failed: the next run puts the database in place anew."""
