@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from i12e import changes, render
 from i12e.changes import Change, between
+from sweeps import sampled
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l6 demo"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHt1mF5uGGnCkJpV0yX8Xc7Jx5x7kkf8nVb0c6ykJ2aa ops@desk"
@@ -424,7 +425,7 @@ def changed_somewhere(value: Any, chance: random.Random) -> None:
             value[f"{key}New"] = chance.choice([value[key], None, 1])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=sampled(300))
 @given(configs, configs, st.sampled_from(["other", "packed", "changed"]), st.randoms(use_true_random=False))
 def test_there_is_no_change_if_and_only_if_the_digest_is_the_same(
     one: dict[str, Any], other: dict[str, Any], how: str, chance: random.Random

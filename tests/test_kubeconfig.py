@@ -20,6 +20,7 @@ from conftest import Done, Project, need
 from i12e import engine, kubeconfig, remote
 from i12e.errors import Problem, UserError
 from sshd import Sshd
+from sweeps import sampled
 
 K3S = """\
 apiVersion: v1
@@ -225,7 +226,7 @@ CONFIGS = st.fixed_dictionaries(
 STYLES = st.sampled_from([None, True, False])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sampled(300), deadline=None)
 @given(config=CONFIGS, style=STYLES, indent=st.integers(1, 6))
 def test_whatever_else_is_in_the_file_means_the_same_afterwards(config: Any, style: bool | None, indent: int) -> None:
     """Written in every style of another program, read back by that program: only what is named home differs."""
@@ -242,7 +243,7 @@ def test_whatever_else_is_in_the_file_means_the_same_afterwards(config: Any, sty
     assert merged.keys() == config.keys() | new.keys()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=sampled(100), deadline=None)
 @given(config=CONFIGS)
 def test_the_same_again_changes_nothing(config: Any) -> None:
     once = kubeconfig.merge(yaml.safe_dump(config, allow_unicode=True), NEW)

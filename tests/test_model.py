@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from i12e import model, rules
 from i12e.paths import natural
 from i12e.settings import Cluster, Host, Settings
+from sweeps import sampled
 
 ROOT = Path(__file__).parents[1]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEzBbaE5lcDr3hNL8WrgNDV5SGe26Y4+DFTPXDPiQ4l6 demo"
@@ -1227,7 +1228,7 @@ def damaged(text: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sampled(300), deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.booleans())
 def test_no_damage_raises_anything_and_each_place_lies_within_its_file(
     seed: int, of_cluster: bool, of_host: bool

@@ -15,6 +15,7 @@ from i12e.origins import Origin, Trace
 from i12e.paths import Paths
 from i12e.secrets import Vault
 from i12e.templates import Templates
+from sweeps import sampled
 
 ENTRY = "templates/entry"
 WORD = re.compile(r"w\d+_")
@@ -277,7 +278,7 @@ def lines_of_words(sources: dict[str, str]) -> dict[str, tuple[str, int]]:
 
 
 @given(st.recursive(st.sampled_from(LEAVES), nested, max_leaves=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sampled(300), deadline=None)
 def test_every_word_of_any_template_is_found_at_its_line(
     tmp_path_factory: pytest.TempPathFactory, template: str
 ) -> None:

@@ -23,6 +23,7 @@ from i12e.paths import Paths, environments
 from i12e.patterns import FORMS
 from i12e.settings import ALARMS, FORM, SHARED, STORES, UNIT, Cluster, Settings, _said, _text
 from i12e.yamlfile import Octal
+from sweeps import sampled
 from test_engine import holding, process
 from test_model import AGENT, BROKEN_FILES, BROKEN_LINES, CLUSTER, DUAL, GOOD, SERVER, cases, load, warnings
 
@@ -604,6 +605,7 @@ def test_an_example_is_shown_as_a_file_may_have_it() -> None:
             assert yamlfile.load(f"a: {shown}".encode(), "x").data == {"a": example}, where(kind, path)
 
 
+@settings(max_examples=sampled(100))
 @given(st.recursive(st.text() | st.integers() | st.booleans(), lambda part: st.lists(part, max_size=3), max_leaves=5))
 def test_whatever_is_shown_is_yaml_for_the_same_value(value: Any) -> None:
     shown = schema.written(value)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from i12e import yamlfile
 from i12e.errors import UserError
 from i12e.yamlfile import Octal, examine, load
+from sweeps import sampled
 
 TEXT = b"""\
 # a comment
@@ -224,7 +225,7 @@ def test_the_pure_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert told("a:\n\tb: 1\n") == ["2:1: YAML: a tab cannot indent (use spaces)"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sampled(300), deadline=None)
 @given(st.binary(max_size=60) | st.text("ab:- \n\t[]{}'\"&*!#|>?%@,0~\x00\ufeff\u2028é", max_size=60))
 def test_any_bytes_give_a_mapping_or_problems_inside_the_file(text: bytes | str) -> None:
     data = text if isinstance(text, bytes) else text.encode()

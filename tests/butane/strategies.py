@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,8 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from butane.schema import DIALECTS, Dialect
-
-FULL = os.environ.get("I12E_SWEEP") == "full"
+from sweeps import FULL
 
 Config = dict[str, Any]
 Values = st.SearchStrategy[Config]
@@ -71,14 +69,16 @@ def either(*choices: st.SearchStrategy[Any] | None) -> st.SearchStrategy[Any]:
     return st.one_of(*(choice for choice in choices if choice is not None))
 
 
-def examples(number: int, shrink: bool = True) -> settings:
-    """Given a number, return how a test runs on so many examples, always the same; a full sweep takes many others.
+def examples(number: int, shrink: bool = True, full: int = 0) -> settings:
+    """Given a number, return how a test runs on so many examples, always the same.
+
+    A full sweep takes many others: `full`, or ten times as many.
 
     Without `shrink` one that fails is told as it is: with a process for each attempt a smaller one takes minutes.
     """
     phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if shrink else [])]
     return settings(
-        max_examples=number * 10 if FULL else number,
+        max_examples=(full or number * 10) if FULL else number,
         derandomize=not FULL,
         deadline=None,
         phases=phases,

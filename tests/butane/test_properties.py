@@ -26,7 +26,7 @@ def test_a_valid_config_translates_whole_and_its_json_is_its_data(sample: Sample
 
 
 @given(SAMPLES)
-@examples(25)
+@examples(8, full=250)
 def test_a_config_merged_with_itself_is_the_same_but_for_what_is_appended(sample: Sample) -> None:
     with sample.laid_out() as files:
         config = butane.translate(flow(sample.config), files).config
