@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import need
+from ports import free_ports
 from sshd import until
 
 UID = "3f2c1a8e-0d5b-4a6f-9c7e-1b2d3e4f5a6b"
@@ -34,7 +34,7 @@ class Etcd:
     def __init__(self, folder: Path) -> None:
         need(shutil.which("etcd") and shutil.which("etcdctl"), "etcd and etcdctl (Debian: etcd-server, etcd-client)")
         self._folder = folder
-        client, peer = _free_port(), _free_port()
+        client, peer = free_ports(2)
         self._port = client
         url, peers = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
         options = {
@@ -49,7 +49,7 @@ class Etcd:
         arguments = [f"--{name}={value}" for name, value in options.items()]
         self._log = (folder / "log").open("wb")
         self._process = subprocess.Popen(["etcd", *arguments], stdout=self._log, stderr=self._log)
-        self._connection = http.client.HTTPConnection("127.0.0.1", client, timeout=20)
+        self._connection = http.client.HTTPConnection("127.0.0.1", client, timeout=60)
         until(self._healthy, f"etcd is ready: {(folder / 'log').read_text()}")
 
     def close(self) -> None:
@@ -165,10 +165,3 @@ def _change(etcd: Etcd, live: dict[bytes, bytes], chance: random.Random) -> None
 
 def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

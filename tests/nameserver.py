@@ -24,7 +24,7 @@ KEY, ALGORITHM = "i12e-key", "hmac-sha256"
 SECRET = base64.b64encode(b"a secret of the tests' own, 32 B").decode()
 WEAK = base64.b64encode(b"one that may write no thing here").decode()
 _ADDRESSES = ("127.0.0.1", "127.0.0.2")
-_READY = 30.0  # seconds
+_READY = 90.0  # seconds
 
 _ZONE_FILE = """\
 $ORIGIN {zone}.
@@ -134,7 +134,7 @@ class Knot:
         if self.process:
             self.process.terminate()
             try:
-                self.process.wait(10)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

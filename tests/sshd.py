@@ -17,7 +17,7 @@ from pathlib import Path
 from conftest import need
 from i12e.remote import Target
 
-PATIENCE = 20.0  # seconds until a test gives up; what is waited for comes as soon as it can
+PATIENCE = 50.0  # seconds until a test gives up, less than scripts sleep; what is waited for comes as soon as it can
 
 
 def until(true: Callable[[], object], what: str) -> None:

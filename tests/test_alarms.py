@@ -204,7 +204,7 @@ def test_a_command_that_never_ends_is_ended_with_all_that_it_started(tmp_path: P
     assert raising(Alarm(command=command), limits=Limits(command=1)).failed() == [
         "alarm command sh: took longer than 1 s"
     ]
-    child, ends = int(pid.read_text()), time.monotonic() + 10
+    child, ends = int(pid.read_text()), time.monotonic() + 60
     while ended(child) is False:
         assert time.monotonic() < ends
         time.sleep(0.01)
@@ -220,8 +220,8 @@ def ended(pid: int) -> bool:
 
 def test_what_a_command_leaves_running_is_not_waited_for() -> None:
     began = time.monotonic()
-    assert raising(Alarm(command=["sh", "-c", "sleep 15 & exit 0"])).failed() == []
-    assert time.monotonic() - began < 10
+    assert raising(Alarm(command=["sh", "-c", "sleep 60 & exit 0"])).failed() == []
+    assert time.monotonic() - began < 50
 
 
 # --- webhooks
@@ -314,7 +314,7 @@ def test_a_server_that_never_comes_to_an_end_costs_no_more_than_its_time(site: S
     began = time.monotonic()
     said = raising(Alarm(webhook="ops"), secrets=site.secrets(), limits=Limits(request=0.5)).failed()
     assert said == ["alarm webhook ops: no answer in time (1 try)"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_server_that_takes_the_connection_and_is_silent_is_given_up() -> None:

@@ -48,7 +48,7 @@ def programs(tmp_path: Path) -> dict[str, str]:
 def run(script: str, environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
     # /opt/bin and /usr/local/bin come first on a host; here what plays them has to.
     script = script.replace("export PATH=/opt/bin:/usr/local/bin:$PATH", "")
-    return subprocess.run(["sh", "-c", script], env=environ, capture_output=True, check=False, timeout=30)
+    return subprocess.run(["sh", "-c", script], env=environ, capture_output=True, check=False, timeout=120)
 
 
 def etcd(environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:

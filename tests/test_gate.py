@@ -119,7 +119,7 @@ class Host:
             text=True,
             check=False,
             start_new_session=True,
-            timeout=30,
+            timeout=120,
         )
 
     def starts(self) -> dict[str, object]:

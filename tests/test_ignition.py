@@ -623,7 +623,7 @@ def settings_of(machine: Machine) -> dict[str, str]:
 def shell(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Given arguments, run sh with them and nothing else in its environment."""
     environ = {"PATH": os.environ["PATH"], **environ}
-    return subprocess.run(["sh", *args], env=environ, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(["sh", *args], env=environ, capture_output=True, text=True, check=False, timeout=120)
 
 
 # --- the hold and the permit
@@ -907,7 +907,7 @@ def test_systemd_enables_the_units_that_the_preset_names(machine: Machine, tmp_p
     tree = copied(machine, tmp_path)
     ours = sorted(tree.preset("enable") - OF_THE_OS)
     done = subprocess.run(
-        ["systemctl", f"--root={tree.root}", "preset", *ours], capture_output=True, text=True, check=False, timeout=30
+        ["systemctl", f"--root={tree.root}", "preset", *ours], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
     wants = tree.place(f"{ignition.UNITS}/multi-user.target.wants")

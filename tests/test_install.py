@@ -84,7 +84,7 @@ class Host:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=120,
         )
 
     def installs(self) -> list[str]:

@@ -136,7 +136,7 @@ def test_a_thread_renews_it_until_it_is_given_back() -> None:
     store, renewed = Memory(), threading.Event()
     lease = take(store, "backup", every=0.01, length=60)
     store.before = lambda operation, key: renewed.set() if operation == "swap" else None
-    assert renewed.wait(10)
+    assert renewed.wait(60)
     store.before = lambda operation, key: None
     lease.release()
     assert not lease._thread.is_alive()
@@ -354,10 +354,10 @@ def test_a_store_that_hangs_cannot_keep_the_holder_believing(store: Memory, cloc
     def hang(operation: str, key: str) -> None:
         if operation == "swap":
             hangs.set()
-            goes_on.wait(20)
+            goes_on.wait(60)
 
     store.before = hang
-    assert hangs.wait(10)
+    assert hangs.wait(60)
     clock.now += 1
     assert lease.lost
     with pytest.raises(Lost):

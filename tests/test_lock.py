@@ -119,7 +119,7 @@ def test_one_who_waits_in_vain_waits_so_long_and_no_longer(path: Path, python: s
         start = time.monotonic()
         with pytest.raises(Held, match="another run is at work here: pid"):
             take(path, "doit", wait=0.25)
-        assert 0.25 <= time.monotonic() - start < 5
+        assert 0.25 <= time.monotonic() - start < 30
 
 
 def test_the_lock_of_this_process_keeps_another_process_out(path: Path, python: str) -> None:

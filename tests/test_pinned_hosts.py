@@ -143,7 +143,7 @@ def sh(script: Path, tree: Tree, *arguments: str, path: str = "") -> subprocess.
     """Run a script of a tree on that tree."""
     environ = {"PATH": f"{path}:{os.environ['PATH']}", "I12E_ROOT": str(tree.root)}
     command = ["sh", str(script), *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
 
 
 def unit_of(name: str) -> str:
@@ -328,7 +328,7 @@ def test_the_programs_are_taken_out_of_what_ignition_verified(
     command = [str(shutil.which("sh")), str(tree.place("/opt/i12e/bin/unpack-programs"))]
     place = BIN[name.partition("/")[0]]
     before = set(os.listdir(tree.place(place)))
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     names = {"rclone", "age", "age-keygen"} | ({"etcdctl", "etcdutl"} if "server" in name else set())
     assert set(os.listdir(tree.place(place))) - before == names
@@ -336,5 +336,5 @@ def test_the_programs_are_taken_out_of_what_ignition_verified(
         assert tree.mode(f"{place}/{one}") == 0o755
         said = subprocess.run([tree.place(f"{place}/{one}")], capture_output=True, text=True, check=True).stdout
         assert said == f"{one} is here\n"
-    again = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    again = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert again.stdout == "unpack-programs: they are there\n"

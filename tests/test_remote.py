@@ -397,6 +397,7 @@ def test_a_connection_that_breaks_in_the_middle_is_lost_and_the_next_command_run
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(host.run, f"echo working >&2; echo $PPID > {tmp_path}/pid; sleep 60; echo no", b"", 60.0)
         until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), "the command's start")
+        time.sleep(1)  # until its word has come over, which nothing here tells
         match how:
             case "cut":
                 sshd.cut()
@@ -524,6 +525,7 @@ print(done.status, digest.hexdigest(), resource.getrusage(resource.RUSAGE_SELF).
 """
 
 
+@pytest.mark.slow
 def test_300_megabytes_arrive_whole_and_take_no_memory(sshd: Sshd, tmp_path: Path) -> None:
     content = os.urandom(1_000_000)
     (tmp_path / "content").write_bytes(content)

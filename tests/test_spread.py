@@ -91,5 +91,5 @@ def test_whoever_stops_pulling_ends_the_pusher() -> None:
     found = pulled(forever)
     assert next(found) == b"more"
     found.close()  # type: ignore[attr-defined]
-    assert ended.wait(5)
+    assert ended.wait(60)
     assert threading.active_count() == before

@@ -152,10 +152,10 @@ class TestFolder(Suite, Processes):
         waits = Waits("local", place.store.place)
         swapped = threading.Thread(target=lambda: waits.swap(place.key("a"), b"y", version))
         swapped.start()
-        assert tried.wait(20)
+        assert tried.wait(60)
         assert swapped.is_alive()
         os.close(handle)
-        swapped.join(timeout=20)
+        swapped.join(timeout=60)
         assert place.store.get(place.key("a"))[0] == b"y"
 
     def test_sweep_leaves_what_is_being_written_and_what_is_young(self, place: Place) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import need
+from ports import free_ports
 
 ACCESS, SECRET = "test-access-key", "test-secret-key-0123456789"
 REGION = "us-east-1"
@@ -60,15 +60,6 @@ class Server:
     def credentials(self) -> dict[str, str]:
         """The credentials as a store of the model has them."""
         return {"access_key": self.access, "secret_key": self.secret}
-
-
-def free_ports(count: int) -> list[int]:
-    """Return as many ports of 127.0.0.1 on which nobody listens now, below those that connections get by themselves."""
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]
 
 
 def weed_program() -> str | None:

@@ -209,7 +209,7 @@ class Suite:
         start = threading.Barrier(len(sets))
 
         def write(addresses: Addresses) -> Addresses | None:
-            start.wait(30)
+            start.wait(90)
             try:
                 zone.ensure(place.api, addresses, TTL, OURS, OURS)
             except Changed:
@@ -229,7 +229,7 @@ class Suite:
         start = threading.Barrier(len(rivals))
 
         def take(fence: Fence) -> Fence | None:
-            start.wait(30)
+            start.wait(90)
             addresses = Addresses.of([f"192.0.2.{100 + rivals.index(fence)}"])
             try:
                 zone.ensure(place.api, addresses, TTL, fence, OURS)

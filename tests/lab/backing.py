@@ -189,7 +189,7 @@ def until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it never said {text}: {''.join(said)}")
 
 
-def wait(so: Callable[[], bool], limit: float = 60) -> None:
+def wait(so: Callable[[], bool], limit: float = 180) -> None:
     """Wait until it is so."""
     deadline = time.monotonic() + limit
     while not so():

@@ -98,7 +98,7 @@ class Host:
         with self._lock:
             self._power.clear()
             self.cable.kill()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while self._life is not None and self._life.is_alive():
                 cgroups.kill(self.room.lab, self.name)
                 self._life.join(0.05)

@@ -133,7 +133,7 @@ def test_servers_roll_one_by_one_and_etcd_loses_nothing_that_it_acknowledged(lab
     acknowledged: list[str] = []
     most_down = 0
     gap = last = 0.0
-    process = operator.start("os_deploy", "--yes", "--timeout", "60s")
+    process = operator.start("os_deploy", "--yes", "--timeout", "180s")
     last = time.monotonic()
     number = 0
     while process.poll() is None:
@@ -176,12 +176,12 @@ def test_of_two_operators_one_stops_and_nothing_is_deployed_twice(lab: Lab, oper
     operator.edit("hosts/lab/cluster.yaml", "max-pods=150", "max-pods=151")
     before = boots(lab)
     other = another_clone(operator, place / "three")
-    first = operator.start("os_deploy", "--yes", "--timeout", "60s")
+    first = operator.start("os_deploy", "--yes", "--timeout", "180s")
     _until(first.stderr, "is reset")
-    second = other.doit("os_deploy", "--yes", "--timeout", "60s")
+    second = other.doit("os_deploy", "--yes", "--timeout", "180s")
     assert second.status == 1
     assert "another os_deploy is at work" in second.err
-    out, err = first.communicate(timeout=200)
+    out, err = first.communicate(timeout=600)
     assert first.returncode == 0, out + err
     assert boots(lab) == {host: count + 1 for host, count in before.items()}
 
@@ -189,7 +189,7 @@ def test_of_two_operators_one_stops_and_nothing_is_deployed_twice(lab: Lab, oper
 def test_killed_at_a_reset_the_same_command_goes_on_without_a_second_one(lab: Lab, operator: Operator) -> None:
     operator.edit("hosts/lab/cluster.yaml", "max-pods=151", "max-pods=152")
     before = boots(lab)
-    process = operator.start("os_deploy", "--yes", "--timeout", "60s")
+    process = operator.start("os_deploy", "--yes", "--timeout", "180s")
     _until(process.stderr, "is reset")
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -206,7 +206,7 @@ def test_a_second_server_is_reset_while_one_is_down_only_if_that_is_forced(lab: 
     done = operator.doit("os_deploy:server-1", "--yes", "--timeout", "20s")
     assert (done.status, "etcd would lose its quorum" in done.err) == (1, True)
     assert boots(lab) == before
-    forced = operator.doit("os_deploy:server-1", "--yes", "--timeout", "60s", "--force", "server-3 is being repaired")
+    forced = operator.doit("os_deploy:server-1", "--yes", "--timeout", "180s", "--force", "server-3 is being repaired")
     assert forced.status == 0, forced.err
     assert "the quorum of etcd is not looked after" in forced.err
     assert boots(lab) == before | {"server-1": before["server-1"] + 1}
@@ -235,11 +235,11 @@ def test_a_host_that_does_not_get_healthy_is_not_told_as_done_and_goes_back(lab:
     process = operator.start("os_deploy:agent-1", "--yes", "--timeout", "15s")
     _until(process.stderr, "is reset")  # before that it is drained, which takes a node that lives
     lab.fault("agent-1", "k3s_never_ready")
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, "DEPLOY" in out) == (1, False)
     assert "waited 15 s for its health" in err
     lab.fault("agent-1", "k3s_never_ready", on=False)
-    back = operator.doit("os_rollback:agent-1", "--yes", "--timeout", "60s")
+    back = operator.doit("os_rollback:agent-1", "--yes", "--timeout", "180s")
     assert back.status == 0, back.err
     assert kubectl(lab, "get node agent-1")["metadata"]["labels"]["disktype"] == "nvme"
     operator.deploys()
@@ -270,7 +270,7 @@ def _ready(lab: Lab) -> list[str]:
                 for key, value in each.items()}.items()]  # fmt: skip
 
 
-def _wait(so: Callable[[], bool], limit: float = 60) -> None:
+def _wait(so: Callable[[], bool], limit: float = 180) -> None:
     deadline = time.monotonic() + limit
     while not so():
         assert time.monotonic() < deadline

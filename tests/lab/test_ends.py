@@ -44,7 +44,7 @@ def _output(*command: str) -> str:
 
 def gone(lab: Lab, network: str) -> bool:
     """Wait until nothing of the lab is there; tell whether that came to be."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while traces(lab, network):
         if time.monotonic() > deadline:
             return False

@@ -33,7 +33,7 @@ def lab(machines: Lab) -> Iterator[Lab]:
 
 def until(lab: Lab, state: str) -> str:
     """Wait until the host is in a state; return why."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while lab.status()[HOST]["state"] != state:
         assert time.monotonic() < deadline, lab.status()[HOST]
         time.sleep(0.02)
@@ -69,7 +69,7 @@ def test_unreachable_also_breaks_a_connection_that_is_there(lab: Lab) -> None:
 
 
 def wait_for_command(lab: Lab, pattern: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while lab.shell(HOST, f"pgrep -f '^{pattern}$'").status:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -80,9 +80,10 @@ def test_slow_every_packet_takes_its_time_and_nothing_is_lost(lab: Lab) -> None:
     lab.fault(HOST, "slow", delay=0.1)
     done = lab.ssh(HOST, "head -c 2000000 /dev/zero | tr '\\0' x")
     assert done.output == "x" * 2000000
-    assert duration(lab, "true") > before + 1
+    slow = duration(lab, "true")
+    assert slow > before + 1
     lab.fault(HOST, "slow", False)
-    assert duration(lab, "true") < 1.5
+    assert duration(lab, "true") < slow
 
 
 def duration(lab: Lab, script: str) -> float:
@@ -94,10 +95,11 @@ def duration(lab: Lab, script: str) -> float:
 def test_slow_lasts_over_a_reboot_and_other_hosts_are_as_fast_as_ever(lab: Lab) -> None:
     lab.fault(HOST, "slow", delay=0.1)
     lab.reboot(HOST)
-    assert duration(lab, "true") > 1
+    slow = duration(lab, "true")
+    assert slow > 1
     began = time.monotonic()
     assert lab.ssh("agent-2", "true").status == 0
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < slow
 
 
 def test_no_boot_the_host_reboots_into_nothing(lab: Lab) -> None:
@@ -174,7 +176,7 @@ def test_ssh_drops_in_the_middle_of_a_command_which_goes_on_without_us(lab: Lab)
     assert (done.status, done.output) == (255, "begun\n")
     assert "closed by remote host" in done.complaint
     assert lab.status()[HOST]["ssh_drops"] == 1
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while lab.shell(HOST, "test -e /tmp/ended").status:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -190,8 +192,8 @@ def test_ssh_drops_once_and_the_next_connection_holds(lab: Lab) -> None:
 def test_ssh_drops_after_a_time(lab: Lab) -> None:
     lab.fault(HOST, "ssh_drops", after=0.7)
     began = time.monotonic()
-    assert lab.ssh(HOST, "sleep 20").status == 255
-    assert time.monotonic() - began < 10
+    assert lab.ssh(HOST, "sleep 50").status == 255
+    assert time.monotonic() - began < 45
 
 
 def test_ssh_drops_can_be_taken_back_before_it_has_happened(lab: Lab) -> None:

@@ -81,11 +81,11 @@ class Machine:
     def said(self) -> str:
         return self.log.read_text()
 
-    def says(self, text: str, limit: float = 30) -> None:
+    def says(self, text: str, limit: float = 120) -> None:
         """Wait until it says something."""
         until(lambda: text in self.said, f"{self.name} says {text!r}", limit, lambda: self.said)
 
-    def ends(self, limit: float = 30) -> int:
+    def ends(self, limit: float = 120) -> int:
         """Wait until k3s has ended; return its status."""
         assert self.process
         return self.process.wait(limit)
@@ -100,7 +100,7 @@ class Machine:
         """As systemd stops it."""
         assert self.process
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def k3s(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [PYTHON, str(K3S), *arguments]
@@ -125,7 +125,7 @@ class Machine:
         done = self.k3s("kubectl", "get", "nodes", "-o", "json")
         return {item["metadata"]["name"]: item for item in json.loads(done.stdout)["items"]} if done.stdout else {}
 
-    def sees(self, name: str, kind: str = "Ready", status: str = "True", limit: float = 30) -> None:
+    def sees(self, name: str, kind: str = "Ready", status: str = "True", limit: float = 120) -> None:
         """Wait until this server sees a node in a condition."""
         until(lambda: condition(self.nodes().get(name), kind) == status, f"{name} {kind}={status}", limit)
 
@@ -141,7 +141,7 @@ class Machine:
         command = ["etcdctl", f"--endpoints=https://{self.address}:2379", f"--cacert={tls}/server-ca.crt",
                    f"--cert={tls}/client.crt", f"--key={tls}/client.key", "member", "list", "-w", "json"]  # fmt: skip
         done = subprocess.run(command, env={"ETCDCTL_API": "3", "PATH": os.environ["PATH"]}, capture_output=True,
-                              text=True, check=True, timeout=20)  # fmt: skip
+                              text=True, check=True, timeout=60)  # fmt: skip
         return {m.get("name", ""): m.get("isLearner", False) for m in json.loads(done.stdout)["members"]}
 
     def fault(self, name: str, content: str = "") -> Path:
@@ -151,7 +151,7 @@ class Machine:
         return path
 
 
-def until(holds: Callable[[], bool], what: str, limit: float = 60, more: Callable[[], str] = str) -> None:
+def until(holds: Callable[[], bool], what: str, limit: float = 180, more: Callable[[], str] = str) -> None:
     """Wait for a condition."""
     end = time.monotonic() + limit
     while not holds():
@@ -590,7 +590,7 @@ def test_an_agent_joins_beats_and_is_missed_when_it_is_gone(three: list[Machine]
     agent.up("agent", server=three[0].url)  # which is dead: it remembers the others
     three[1].sees("agent-1")
     agent.kill()
-    three[1].sees("agent-1", status="Unknown", limit=15)
+    three[1].sees("agent-1", status="Unknown", limit=120)
     assert "NotReady" in three[1].kubectl("get", "node", "agent-1")
 
 

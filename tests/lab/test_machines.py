@@ -96,7 +96,7 @@ def test_a_script_past_the_network_is_not_waited_for_beyond_its_end_or_its_limit
     assert lab.shell("agent-1", "sleep 30 >/dev/null 2>&1 &").status == 0
     with pytest.raises(Trouble, match=r"agent-1: it did not end within 0\.5 s"):
         lab.shell("agent-1", "sleep 30", limit=0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 25
 
 
 def test_a_script_past_the_network_does_not_hold_up_a_reboot(lab: Lab) -> None:
@@ -104,7 +104,7 @@ def test_a_script_past_the_network_does_not_hold_up_a_reboot(lab: Lab) -> None:
     began = time.monotonic()
     lab.read("agent-1", "setsid sleep 600 >/dev/null 2>&1 </dev/null &")
     lab.reboot("agent-1")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 80
 
 
 def test_a_pulled_plug_ends_everything_on_the_host_and_its_disk_stays(lab: Lab) -> None:
@@ -118,7 +118,7 @@ def test_a_pulled_plug_ends_everything_on_the_host_and_its_disk_stays(lab: Lab) 
 
 def test_a_host_that_shuts_itself_down_stays_off(lab: Lab) -> None:
     lab.ssh("agent-1", "sudo systemctl poweroff")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while lab.status()["agent-1"]["state"] != "off":
         assert time.monotonic() < deadline
         time.sleep(0.02)
