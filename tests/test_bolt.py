@@ -17,6 +17,7 @@ import etcd
 from boltfile import Draft
 from i12e.bolt import Bolt
 from i12e.damaged import Damaged
+from sweeps import sampled
 
 TRAILER = 32  # etcd's hash behind the bbolt file
 PAGE = 4096
@@ -361,8 +362,8 @@ def test_a_broken_file_is_damaged_or_read_and_nothing_else_happens() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_broken_files_are_damaged_or_read_and_nothing_else_happens() -> None:
-    assert sweep(7, 10_000) > 5000
+def test_thousands_of_broken_files_are_damaged_or_read_and_nothing_else_happens() -> None:
+    assert sweep(7, sampled(10_000)) > sampled(10_000) / 2
 
 
 def crc32c(data: bytes) -> int:

@@ -15,6 +15,7 @@ import corruptions
 from conftest import need
 from corruptions import Ground, Tally
 from i12e import backups, bundle, verify
+from sweeps import sampled
 
 SEED = 20261126
 
@@ -43,9 +44,10 @@ def test_every_kind_of_corruption_is_noticed_and_costs_one_backup_alone(ground: 
 
 @pytest.mark.slow
 def test_many_corruptions_are_noticed(grounds: list[Ground]) -> None:
-    tallies = corruptions.sweep(grounds, 1000, SEED + 1)
+    number = sampled(1000)
+    tallies = corruptions.sweep(grounds, number, SEED + 1)
     assert [text for tally in tallies.values() for text in tally.wrong] == []
-    assert sum(tally.key for tally in tallies.values()) == 1000
+    assert sum(tally.key for tally in tallies.values()) == number
 
 
 def test_the_sweep_tells_of_a_check_that_looks_at_nothing(grounds: list[Ground]) -> None:
