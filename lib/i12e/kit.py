@@ -183,7 +183,7 @@ def _store(copies: Copies, key: Key) -> Point:
     if last is None or last.manifest is None:
         return Point(name, "there is no good backup in it", "./doit backup")
     said = (
-        f"its newest good backup {last.id} is {roughly(shelf.now - last.at)} old, {_proven(last.verified, shelf.now)}"
+        f"its newest good backup {last.id} is {roughly(shelf.now - last.at)} old{_proven(last.verified, shelf.now)}"
     )
     if not set(last.manifest.recipients) & set(key.opens or key.recipients):
         return Point(name, f"{said}; none of the keys opens it", "./doit backup, with the recipients of now")
@@ -197,7 +197,7 @@ def _store(copies: Copies, key: Key) -> Point:
 
 
 def _proven(mark: Mark | None, now: float) -> str:
-    return f"verified {roughly(now - mark.at)} ago" if mark and mark.ok else "not verified since"
+    return f", verified {roughly(now - mark.at)} ago" if mark and mark.ok else ""
 
 
 def _elsewhere(stores: Sequence[Copies]) -> Point:
