@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import butane
-from benchmarks import backup, measure, peers, table
+from benchmarks import backup, measure, peers, restore, table
 from benchmarks.butane import with_files
 from benchmarks.fleet import SERVERS, Fleet
 from benchmarks.measure import Spent
@@ -195,3 +195,14 @@ def test_options_of_the_task_reach_the_benchmarks(project: Project) -> None:
     assert project.doit("bench", "--rounds=2", "--alone", tasks=tasks).status == 0
     assert seen == [(7, 5, False, True), (1000, 2, True, False)]
     assert project.doit("bench", "--hosts", "many", tasks=tasks).status == 3
+
+
+def test_a_restore_is_told_as_a_ratio_to_the_floor_with_the_share_of_each_step() -> None:
+    steps = {"send": 2.0, "restore": 5.0}
+    text = restore.markdown([restore.Measured(100.0, 10.0, steps, 3.0, 1.0), restore.Measured(1000.0, 40.0, {}, 9, 1)])
+    assert "| 100 MB | 10.0 s | 3.0 s | 1.0 s | 2.50 |" in text
+    assert "| 1,000 MB | 40.0 s | 9.0 s | 1.0 s | 4.00 |" in text
+    assert "| database | send | restore | rest |" in text
+    assert "| 100 MB | 20 % | 50 % | 30 % |" in text
+    page = (ROOT / "docs/performance.md").read_text()
+    assert [page.count(mark) for mark in restore.MARKS] == [1, 1]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-SIZE = "1g"
+SIZE = os.environ.get("I12E_LAB_DISK", "1g")  # of its tmpfs; a benchmark needs more
 _INITRD = ("bin", "dev", "etc", "lib", "proc", "root", "run", "sbin", "sys", "sysroot", "tmp", "usr", "var")
 
 
