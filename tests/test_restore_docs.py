@@ -63,6 +63,7 @@ def test_every_message_of_the_tables_is_one_of_the_code() -> None:
     code = "".join(path.read_text() for path in (ROOT / "lib/i12e").glob("*.py"))
     rows = (ROOT / RESTORE).read_text().splitlines()
     texts = [text for row in rows if row.startswith("| `") for text in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
-    found = [part.strip() for text in texts for part in re.split(r"\.\.\.|age1|15 min for", text) if len(part.strip()) > 5]
+    parts = [part.strip() for text in texts for part in re.split(r"\.\.\.|age1|15 min for", text)]
+    found = [part for part in parts if len(part) > 5]
     assert len(found) > 15
     assert [each for each in found if each not in code] == []

@@ -182,9 +182,7 @@ def _store(copies: Copies, key: Key) -> Point:
     last = backups.newest(shelf.found)
     if last is None or last.manifest is None:
         return Point(name, "there is no good backup in it", "./doit backup")
-    said = (
-        f"its newest good backup {last.id} is {roughly(shelf.now - last.at)} old{_proven(last.verified, shelf.now)}"
-    )
+    said = f"its newest good backup {last.id} is {roughly(shelf.now - last.at)} old{_proven(last.verified, shelf.now)}"
     if not set(last.manifest.recipients) & set(key.opens or key.recipients):
         return Point(name, f"{said}; none of the keys opens it", "./doit backup, with the recipients of now")
     problems = shelf.problems
