@@ -239,16 +239,19 @@ class _Restoring:
     ) -> None:
         folder = self.build.paths.root / self.build.paths.build
         private_folder(folder)
+        what = f"{chosen.id} in {place.store.name}"
         with self.times.of("read and check"):
             opening = verify.opened(
                 place, chosen.id, keys, folder, screen.meter(f"reads {chosen.id}"), known(self.build)
             )
             try:
                 found = opening.__enter__()
-            except (Damaged, verify.OtherKey) as error:
-                said = f"{chosen.id} in {place.store.name}: {error.why}"
+            except verify.OtherKey as error:
+                said, remedy = error.why, f"{backup_keys.KEY_FILE}=FILE names another one"
+                raise UserError(Problem("", None, None, f"{what}: {said}", remedy)) from None
+            except Damaged as error:
                 remedy = "the one before: ./doit backup_list, then --backup ID"
-                raise UserError(Problem("", None, None, said, remedy)) from None
+                raise UserError(Problem("", None, None, f"{what}: {error.why}", remedy)) from None
         try:
             with self.times.of("look"):
                 asked = self._asked(place, found, newest, now, progress)
