@@ -27,6 +27,9 @@ from i12e import (
     backup_verify,
     backups,
     bundle,
+    collect,
+    database,
+    fleet,
     lease,
     verify,
 )
@@ -38,6 +41,8 @@ from i12e.database import Database
 from i12e.deploy import Situation
 from i12e.errors import Problem, UsageError, UserError
 from i12e.folders import Folder
+from i12e.programs import Done
+from i12e.remote import Remote, Target
 from i12e.settings import ExtraPath, Retention, Store
 from i12e.stores import Full, StoreError
 from memorystore import Memory
@@ -253,6 +258,21 @@ def test_a_full_disk_of_this_machine_is_told_and_nothing_is_committed(world: Wor
     assert "cannot be checked here: No space left on device" in str(problem)
     assert good(place) == [first]
     assert backups.survey(place)[0].verified is None
+
+
+def test_a_log_without_room_keeps_no_host_from_being_tidied_up() -> None:
+    ran: list[str] = []
+
+    class Logged(Remote):
+        def run(self, script: str, stdin: bytes = b"", limit: float = 60.0, root: bool = True) -> Done:
+            self._log(script)
+            ran.append(script)
+            return Done(0, "", "")
+
+    server = Logged(Target("server-1", "core@192.0.2.1"), fleet._Log(Path("/dev/full")))
+    with pytest.raises(OSError, match="No space left"), database._sentinel(server) as sentinel:
+        raise OSError(28, "No space left on device")
+    assert ran[-1] == collect.drop_sentinels([sentinel.name])
 
 
 def test_a_store_without_room_is_told_and_the_newest_good_one_stays(world: World) -> None:

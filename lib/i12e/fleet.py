@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -19,6 +20,7 @@ from i12e.remote import Remote
 
 _LOOK = 1.0  # seconds between two looks at a host that is silent
 _MANY = 16  # hosts that are asked at once
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Hosts:
@@ -77,9 +79,13 @@ class _Log:
         self._path = path
 
     def __call__(self, line: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._path.open("a") as log:
-            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._path.open("a") as log:
+                log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+        except OSError as error:
+            if error.errno not in _FULL:  # for want of a line, nothing is left lying on a host
+                raise
 
 
 def wanted_hosts(build: Build) -> dict[str, Wanted]:
