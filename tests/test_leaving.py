@@ -245,6 +245,17 @@ def test_a_zone_that_cannot_be_written_leaves_the_server_as_it_was(world: World)
     assert any("not touched any more: server-2, server-3" in note for note in world.build.notes)
 
 
+def test_a_name_that_became_a_strangers_meanwhile_is_not_written(world: World) -> None:
+    world.before = lambda event: (
+        world.zone.plant(NAME, {"198.51.100.7": 30}) if event == "server-1 deploy.json (leaves)" else None
+    )
+    said = fails(world, "server-1")
+    assert "not reset, for" in said
+    assert "198.51.100.7, which no server of ours has" in said
+    untouched(world, "server-1")
+    assert world.shown == ["198.51.100.7"]
+
+
 def test_what_an_earlier_run_had_begun_is_there_again_and_its_node_is_not_cordoned(world: World) -> None:
     world.kill_at = 4  # after the drain
     with pytest.raises(Killed):
@@ -433,6 +444,7 @@ def test_with_a_reason_the_name_is_left_alone_and_that_is_said(world: World) -> 
     before = dict(world.zone._names[NAME].addresses)
     world.deploy(no_dns="the provider is down")
     assert world.happened("zone", "leaves") == []
+    assert len(world.happened("server-1 deploy.json")) == 1
     assert world.zone._names[NAME].addresses == before
     assert [machine.proven for machine in world.servers] == [f"new of {name}" for name in SERVERS]
     assert f"--no-dns: the provider is down: {NAME} is left as it is; ./doit dns makes it right" in world.said
@@ -445,7 +457,7 @@ def planned(world: World, name: str, named: Named | None) -> deploy.HostPlan:
     """Return the plan for a host."""
     with world.patched():
         now = fleet.situation(world.hosts(), list(world.wanted))
-    return deploy.plan(name, replace(now, name=named))
+    return deploy.plan(name, replace(now, name=named, force=True))
 
 
 def test_the_plan_says_which_name_a_server_leaves_and_for_how_long_that_is_waited_for(tmp_path: Path) -> None:
@@ -461,7 +473,17 @@ def test_the_plan_says_which_name_a_server_leaves_and_for_how_long_that_is_waite
     assert planned(world, "server-1", None).leaves is None, "with --no-dns, or without dns"
     for name in ("server-2", "server-3"):
         world.machines[name].ready = False
-    assert planned(world, "server-1", named).leaves is None, "the last healthy one stays"
+    plan = planned(world, "server-1", named)
+    assert (plan.action, plan.leaves) == (deploy.RESET, None), "the last healthy one stays"
+
+
+def test_the_plan_of_a_run_that_leaves_the_name_alone_says_nothing_of_it(world: World) -> None:
+    for reason, leaves in (("", {"name": NAME, "ttl": TTL}), ("the provider is down", None)):
+        world.deploy("server-1", only_plan=True, no_dns=reason)
+        (told,) = world.build.told
+        assert told.facts["plan"]["leaves"] == leaves
+        assert (f"{NAME} is without it first" in (told.text or "")) is (leaves is not None)
+    assert world.events == []
 
 
 @pytest.mark.parametrize("dns", [DNS, "", "dns: {provider: none, zone: example.com}\n"])
