@@ -505,12 +505,13 @@ class _Restoring:
         places, problems = open_places(self.build, self.cluster, probe=False)
         self.build.notes += [f"{problem}: it does not know of the new epoch yet" for problem in problems]
         try:
-            latest = fence.next_epoch(places, identity, by)
+            there = [place for place in places if self._answers(place)]
+            latest = fence.next_epoch(there, identity, by)
             held = name.zone.read(name.text).fence if name else None
             if held and held.cluster == identity.uid and held.epoch > identity.epoch:
                 latest = max(latest, held.epoch + 1)
             screen.say(f"{self.target}: is promoted, epoch {latest}")
-            for place in places:
+            for place in there:
                 self._claim(place.of(latest), identity.uid, by)
             if latest != identity.epoch:
                 epoch.write(self.remote, latest)
@@ -522,6 +523,15 @@ class _Restoring:
                 place.store.close()
             if name:
                 name.close()
+
+    def _answers(self, place: Place) -> bool:
+        """Tell whether a store says its epochs; one that does not is told, and learns of this one by the next backup."""
+        try:
+            backups.epochs(place)
+        except StoreError as error:
+            self.build.notes.append(f"{error.problem()}: it does not know of the new epoch yet")
+            return False
+        return True
 
     def _claim(self, place: Place, uid: str, by: str) -> None:
         """Claim an epoch in a store; one that fails is told, and learns of it by the next backup."""
