@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,11 @@ def test_every_message_of_the_tables_is_one_of_the_code() -> None:
     found = [part for part in parts if len(part) > 5]
     assert len(found) > 15
     assert [each for each in found if each not in code] == []
+
+
+@pytest.mark.parametrize("page", [RUNBOOK, RESTORE])
+def test_every_command_of_the_pages_is_one_that_a_shell_reads(page: str) -> None:
+    text = (ROOT / page).read_text()
+    lines = re.findall(r"^ {4}((?:\./doit|ssh|sudo|cd|cp|rm|echo|I12E_\w+=).*)$", text, re.MULTILINE)
+    assert len(lines) > 8
+    subprocess.run(["/bin/sh", "-n"], input="\n".join(lines), text=True, check=True)
