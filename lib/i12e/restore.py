@@ -525,7 +525,7 @@ class _Restoring:
                 name.close()
 
     def _answers(self, place: Place) -> bool:
-        """Tell whether a store says its epochs; one that does not is told, and learns of this one by the next backup."""
+        """Tell whether a store says its epochs; one that does not is told, and learns by the next backup."""
         try:
             backups.epochs(place)
         except StoreError as error:
