@@ -144,6 +144,13 @@ def test_a_key_that_is_not_here_or_is_another_one_or_in_a_bad_place_is_told(
     assert "nothing here opens a backup" in scene.points()["the backups' key"]
 
 
+def test_a_cluster_without_any_key_is_told_that_once(scene: Scene) -> None:
+    known = replace(is_complete(scene), backup_key=kit.Key("/k", (), ()))
+    assert [point.said for point in kit.judged(known) if "key" in point.name and not point.ok] == [
+        "there is none: nobody could open a backup"
+    ]
+
+
 def test_a_second_key_in_the_same_file_is_none(scene: Scene) -> None:
     known = is_complete(scene)
     together = replace(known.backup_key, opens=known.backup_key.recipients)

@@ -96,7 +96,8 @@ def judged(known: Known) -> Iterator[Point]:
     yield _backup_key(known.backup_key)
     if known.faults:
         yield Point("its file", "; ".join(known.faults), f"move it, chmod 600, {backup_keys.KEY_FILE} names the place")
-    yield _second_key(known.backup_key)
+    if known.backup_key.recipients:
+        yield _second_key(known.backup_key)
     yield from _secrets(known.secrets_key)
     yield from _git(known)
     for why in known.unread:
