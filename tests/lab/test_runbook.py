@@ -35,7 +35,7 @@ def environ() -> dict[str, str]:
 
 
 _KNOWN = "this machine is another one: two hosts have one name"
-"""A host that joins may be asked for its password just before k3s writes it, and the cluster for its node right after."""
+"""A host that joins may be asked for its password right before k3s writes it, and the cluster for its node then."""
 
 
 class Person:
