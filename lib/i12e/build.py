@@ -303,6 +303,11 @@ class Build:
         self._fleet = fleet = self._checked_fleet()
         return fleet.hosts[host], self._rendering().render(fleet.hosts[host]).content
 
+    def spark(self, host: str) -> dict[str, Any]:
+        """Given a host, return the config of its spark, as render.Renderer.spark() has it; raise UserError."""
+        self._fleet = fleet = self._checked_fleet()
+        return self._rendering().spark(fleet.hosts[host])
+
     def remove_orphans(self, kind: str) -> None:
         """Given a kind, remove outputs and state of products that are no more, and digests of sets that none uses."""
         known = {product.name for product in self.products if product.kind == kind and not self.is_unused(product)}

@@ -286,8 +286,8 @@ sed "s|.*|url = \"$api&\"|" | curl -s -K - -m 60 --noproxy '*' --cacert $tls/ser
     --cert $tls/client-admin.crt --key $tls/client-admin.key -H "Accept: $accept" -w '\n@i12e %{http_code}\n'
 exit 0
 """
-_JSON = "application/json"
-_METADATA = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{_JSON}"
+JSON = "application/json"
+METADATA = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 _ANSWER = re.compile(r"\n@i12e (\d+)\n")
 
 
@@ -296,7 +296,7 @@ def asking(metadata: bool = False) -> str:
 
     `metadata`: of the objects of a list nothing else; only lists can be asked for so.
     """
-    return f"{_PRELUDE}accept={shlex.quote(_METADATA if metadata else _JSON)}\n{_ASK}"
+    return f"{_PRELUDE}accept={shlex.quote(METADATA if metadata else JSON)}\n{_ASK}"
 
 
 def answers(paths: Iterable[str], output: str) -> dict[str, str]:

@@ -342,13 +342,17 @@ def order(now: Situation, targets: Iterable[str]) -> list[str]:
     return servers + agents
 
 
-def reset_script(host: Host, digest: str, log: str = f"{STATE}/next.log", complaint: str = FAILED) -> str:
+def reset_script(
+    host: Host, digest: str, log: str = f"{STATE}/next.log", complaint: str = FAILED, keep: Sequence[str] = ()
+) -> str:
     """Given a host and the digest of the config that lies in next.ign, return the script that resets and reboots it.
 
-    It runs apart from any ssh session. What fails leaves the host as it was, with k3s started again.
+    It runs apart from any ssh session. What fails leaves the host as it was, with k3s started again. `keep`: what is
+    kept instead of keep_paths(host).
     """
-    keep = " ".join(shlex.quote(path) for path in keep_paths(host))
-    wipe = "" if host.keep_images else f"rm -rf {_CONTAINERD}\n"
+    paths = keep or keep_paths(host)
+    kept = " ".join(shlex.quote(path) for path in paths)
+    wipe = "" if _CONTAINERD in paths else f"rm -rf {_CONTAINERD}\n"
     return f"""\
 #!/bin/sh
 # Made by doit os_deploy: resets this host to {digest[:12]} and reboots it.
@@ -377,7 +381,7 @@ systemctl stop k3s k3s-agent 2>/dev/null || true
 killall=$(command -v k3s-killall.sh || true)
 if [ "$killall" ]; then sh "$killall" || true; fi
 # flatcar-reset stumbles over links in there (flatcar/Flatcar#1690): it is kept whole, or goes whole.
-{wipe}flatcar-reset --keep-machine-id --ignition-file {STATE}/next.ign --keep-paths {keep}
+{wipe}flatcar-reset --keep-machine-id --ignition-file {STATE}/next.ign --keep-paths {kept}
 echo {digest} >{STATE}/next.sum
 sync
 trap - EXIT

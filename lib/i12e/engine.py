@@ -425,6 +425,21 @@ def restore_task(config: TaskDict) -> TaskDict:
     return _backups("restore", later("restore.run", config["build"]), doc, params)
 
 
+def spark_tasks(config: TaskDict) -> Iterator[TaskDict]:
+    """Given DOIT_CONFIG, yield spark_deploy, for the first server and for each host."""
+    build: Build = config["build"]
+    params = (
+        option("backup", "the id of a backup [default: the newest good one]"),
+        {**option("from", "the store that it comes from [default: whichever has the newest]"), "name": "store"},
+        option("push", "send the backup over ssh, to a host without a way out", bool, False),
+        option("yes", "do not ask", bool, False),
+        option("only-plan", "only say what would be done", bool, False),
+        option("timeout", "how long a host may take to come back, and again to be healthy", default="15m"),
+    )
+    doc = "make a bare host the first server of a backup's cluster, mostly by itself"
+    yield from each("spark_deploy", build.hosts, later("spark.run", build), doc, params, waits=True, silent=True)
+
+
 def dns_task(config: TaskDict) -> TaskDict:
     """Given DOIT_CONFIG, return the task that makes the API's name the healthy servers."""
     params = (

@@ -28,6 +28,7 @@ from i12e.templates import Templates, flow, quote
 from i12e.values import Manifest, Releases
 
 HOST_JSON = "/etc/i12e/host.json"
+_SPARK = "butane/spark.bu.j2"
 VARIANTS = {"flatcar": "1.1.0", "fcos": "1.5.0"}  # both are Ignition 3.4.0, which all supported releases read
 
 # The modules whose code decides what comes out; a test compares this with what render really imports.
@@ -103,6 +104,14 @@ class Renderer:
             config = self._complete(host, template, config)
         return Rendered(butane.to_json(config), frozenset(inputs))
 
+    def spark(self, host: Host) -> dict[str, Any]:
+        """Given a host, return the config of its spark, without what is for one time alone: see with_files().
+
+        It has the host's own parts, its network may hang on them, and no host.json: it is none of the cluster's hosts.
+        """
+        text = self.templates.expand(_SPARK, self._context(host))
+        return self._own(host, self._translate(text, lambda report: self._of_template(host, text, report, _SPARK)))
+
     def render_values(self, release: str) -> Rendered:
         """Given a release's name, return its Helm values; raise UserError with all that is wrong with its templates."""
         with self._files.recording() as inputs:
@@ -154,10 +163,11 @@ class Renderer:
         message = self._vault.redact(f"{entry.path}: {entry.message}")
         return Problem(file, line, column, message, self._vault.redact(entry.hint))
 
-    def _of_template(self, host: Host, text: str, report: Iterable[butane.Entry]) -> list[Problem]:
+    def _of_template(self, host: Host, text: str, report: Iterable[butane.Entry], template: str = "") -> list[Problem]:
         """Given a host, the text that its template gave, and a report on that, return the problems of the template."""
-        trace = self.templates.trace(_entry(host), self._context(host), text)
-        return [self._traced(entry, trace, self.templates.locate(_entry(host))) for entry in report]
+        name = template or _entry(host)
+        trace = self.templates.trace(name, self._context(host), text)
+        return [self._traced(entry, trace, self.templates.locate(name)) for entry in report]
 
     def _traced(self, entry: butane.Entry, trace: Trace | None, template: str) -> Problem:
         message, hint = self._vault.redact(f"{entry.path}: {entry.message}"), self._vault.redact(entry.hint)
@@ -261,6 +271,17 @@ class _LocalFiles(butane.LocalFiles):
 
 def _entry(host: Host) -> str:
     return f"butane/{host.role}.bu.j2"
+
+
+def with_files(config: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Given an Ignition config and files by their paths, return it with them, each for root alone, as it is written."""
+    made = []
+    for path, text in files.items():
+        source, compression = butane.data_url(text)
+        contents = {"compression": compression, "source": source}
+        made.append({"path": path, "overwrite": True, "contents": contents, "mode": 0o600})
+    storage = config.get("storage", {})
+    return butane.to_json({**config, "storage": {**storage, "files": [*storage.get("files", []), *made]}})
 
 
 def digest(config: Mapping[str, Any]) -> str:

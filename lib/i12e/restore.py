@@ -103,14 +103,21 @@ class Options:
 def run(build: Build, backup: str, to: str, store: str, yes: bool, only_plan: bool, timeout: str) -> None:
     """Given the task's options, restore a backup; raise UserError with everything that speaks against it."""
     given = Options(backup, to, store, yes, only_plan, timeout)
+    with opened(build, given) as hosts:
+        Restoring(build, build.cluster(), hosts, given).run()
+
+
+@contextmanager
+def opened(build: Build, given: Options) -> Iterator[fleet.Hosts]:
+    """Given the options, have the hosts until the block ends; raise UserError for what stopped it there."""
     try:
-        seconds(timeout)
+        seconds(given.timeout)
     except ValueError:
-        said = f'--timeout "{timeout}": write a time such as 90s or 5m'
+        said = f'--timeout "{given.timeout}": write a time such as 90s or 5m'
         raise UsageError(Problem("", None, None, said)) from None
     hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
     try:
-        _Restoring(build, build.cluster(), hosts, given).run()
+        yield hosts
     except Stopped as error:
         raise UserError(error.problem) from None
     except Outside as error:
@@ -137,7 +144,7 @@ class _Times:
             self.taken[step] = self.taken.get(step, 0.0) + time.monotonic() - began
 
 
-class _Restoring:
+class Restoring:
     """One run of restore."""
 
     def __init__(self, build: Build, cluster: Cluster, hosts: fleet.Hosts, given: Options) -> None:
@@ -255,10 +262,10 @@ class _Restoring:
         try:
             with self.times.of("look"):
                 asked = self._asked(place, found, newest, now, progress)
-            made, problems = restore_plan.plan(now, asked)
+            made, problems = self._plan(now, asked, place, found)
             if made is None:
                 raise UserError(problems)
-            text = "".join(f"{line}\n" for line in restore_plan.lines(made, asked))
+            text = "".join(f"{line}\n" for line in self._lines(made, asked))
             if self.given.only_plan:
                 self.build.tell("PLAN", self.target, "restore", "planned", {"plan": made.__dict__}, text)
                 return
@@ -287,6 +294,14 @@ class _Restoring:
             settings={name: ours.get(name, "") for name in _SHARED},
             progress=progress,
         )
+
+    def _plan(
+        self, now: Situation, asked: Asked, place: Place, found: verify.Opened
+    ) -> tuple[Plan | None, list[Problem]]:
+        return restore_plan.plan(now, asked)
+
+    def _lines(self, made: Plan, asked: Asked) -> list[str]:
+        return restore_plan.lines(made, asked)
 
     def _rendered(self) -> str:
         """Return the config of k3s that the target is to have."""
@@ -337,23 +352,10 @@ class _Restoring:
         with self.rollout.locked(todo, now):
             released = made.resumes and restoring.RELEASED in asked.progress.done
             if not released:
-                with self.times.of("hold"):
-                    self._hold(dict.fromkeys([*made.stops, self.target]), job)
-                with self.times.of("config"):
-                    self._config(self.target)
-                self._put(job, found, asked.progress)
-                with self.times.of("proof"):
-                    try:
-                        self._prove(found)
-                    except (Stopped, database.Failed):
-                        self._do(restoring.BACK, "")
-                        raise
-                self._paths(self.target, found)
-                self._do(restoring.note(restoring.PROVEN), "")
-                self._do(restoring.RELEASE, f"{self.target}: is proven, and starts")
+                job = self._bring_back(job, made, asked, found)
             with self.times.of("start"):
                 self.rollout.bring(self.target)
-            if restoring.PROMOTED not in asked.progress.done:
+            if not (made.resumes and restoring.PROMOTED in asked.progress.done):
                 with self.times.of("proof"):
                     self._prove_live(found)
                 with self.times.of("promotion"):
@@ -366,6 +368,24 @@ class _Restoring:
             fresh = self._first_backup()
         self._do(restoring.END, "")
         self._told(asked, fresh, time.monotonic() - began)
+
+    def _bring_back(self, job: Job, made: Plan, asked: Asked, found: verify.Opened) -> Job:
+        """Have the target start on the backup's database, once that is proven; return the job as it has it."""
+        with self.times.of("hold"):
+            self._hold(dict.fromkeys([*made.stops, self.target]), job)
+        with self.times.of("config"):
+            self._config(self.target)
+        self._put(job, found, asked.progress)
+        with self.times.of("proof"):
+            try:
+                self._prove(found)
+            except (Stopped, database.Failed):
+                self._do(restoring.BACK, "")
+                raise
+        self._paths(self.target, found)
+        self._do(restoring.note(restoring.PROVEN), "")
+        self._do(restoring.RELEASE, f"{self.target}: is proven, and starts")
+        return job
 
     def _hold(self, names: Mapping[str, None], job: Job) -> None:
         """No k3s of the cluster runs any more, on no host that answers."""
@@ -407,18 +427,22 @@ class _Restoring:
             with self.times.of("restore"):
                 self._run_script()
 
+    def _send_pieces(self, file: IO[bytes], size: int, name: str = "database") -> None:
+        """Send a file in pieces: what is there already is not sent again."""
+        meter = screen.meter(f"sends {name} to {self.target}")
+        there = min(int(self._do(restoring.has(name), "").output.strip() or 0), size)
+        file.seek(there)
+        while there < size:
+            piece = file.read(restoring.PIECE)
+            if not piece:
+                raise Stopped(self.target, f"{name} is shorter than it was")
+            there = int(self._do(restoring.piece(there, name), "", piece, 600).output)
+            meter(there, size)
+
     def _send(self, file: IO[bytes], job: Job) -> None:
-        """Send the database in pieces: what is there already is not sent again."""
-        meter = screen.meter(f"sends {job.backup} to {self.target}")
+        """Send the database, and see that it arrived."""
         for _ in range(2):
-            there = min(int(self._do(restoring.HAS, "").output.strip() or 0), job.size)
-            file.seek(there)
-            while there < job.size:
-                piece = file.read(restoring.PIECE)
-                if not piece:
-                    raise Stopped(self.target, "the database is shorter than it was")
-                there = int(self._do(restoring.piece(there), "", piece, 600).output)
-                meter(there, job.size)
+            self._send_pieces(file, job.size)
             done = self.remote.run(restoring.staged(job.sha256), limit=600)
             if not done.status:
                 return

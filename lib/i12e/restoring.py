@@ -274,6 +274,8 @@ if [ -e {STATE}/hold ] || [ -L {STATE}/hold ]; then
     esac
 fi
 printf '%s\\n' "$why" >{STATE}/hold.new; sync {STATE}/hold.new; mv -f {STATE}/hold.new {STATE}/hold; sync {STATE}
+# What the host was to do by itself (alone.py) is ours from here on.
+rm -f {FOLDER}/alone; systemctl stop {UNIT}-alone 2>/dev/null || :
 systemctl stop k3s k3s-agent 2>/dev/null || :
 for unit in k3s k3s-agent; do
     case $(systemctl is-active "$unit" 2>/dev/null || :) in
@@ -284,8 +286,14 @@ done
 
 
 RELEASE = f"""
-set -eu
+set -eu; umask 077
 systemctl stop {QUIET} 2>/dev/null || :
+# k3s makes it late. Until then a host without one is another machine than that of its node, which the database has.
+password=/etc/rancher/node/password
+if ! [ -s $password ]; then
+    mkdir -p /etc/rancher/node
+    od -An -N16 -tx1 /dev/urandom | tr -d ' \\n' >$password.new; sync $password.new; mv -f $password.new $password
+fi
 rm -f {STATE}/hold {STATE}/proven.json; sync {STATE}
 systemctl start --no-block k3s
 grep -q '^{RELEASED} ' {FOLDER}/progress 2>/dev/null || printf '{RELEASED} %s\\n' "$(date +%s)" >>{FOLDER}/progress
@@ -299,7 +307,12 @@ END = f"rm -rf {FOLDER}"
 
 def kept(job: Job) -> str:
     """Given a job, return where what a server had before is kept: beside it, so that a rename is enough."""
-    return f"{_SERVER}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(job.at))}"
+    return f"{_SERVER}.before-{stamp(job)}"
+
+
+def stamp(job: Job) -> str:
+    """Given a job, return when it was begun, as it stands in names."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(job.at))
 
 
 def forget_data(job: Job) -> str:
@@ -368,8 +381,9 @@ rm -f {FOLDER}/path.tar
 """
 
 
-HAS = f"cd {FOLDER} 2>/dev/null && stat -c %s database 2>/dev/null || echo 0"
-"""Prints how many bytes of the database are there."""
+def has(name: str) -> str:
+    """Given a file's name, return the script that prints how many bytes of it are there."""
+    return f"cd {FOLDER} 2>/dev/null && stat -c %s {name} 2>/dev/null || echo 0"
 
 
 def staged(sha256: str) -> str:

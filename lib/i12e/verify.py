@@ -66,8 +66,10 @@ def check_sealed(place: Place, backup: str, progress: Progress = lambda done, si
 class Opened(Checked):
     """A backup that was checked whole, with its database at hand."""
 
+    key: Secret
+    """The backup's own: it opens this one alone."""
     reading: Reading
-    """For its other parts, with the backup's own key."""
+    """For its other parts, with that key."""
     database: IO[bytes]
     """As k3s restores it: a snapshot of etcd's, or a SQLite file that needs no log; it has no name."""
     snapshot: snapshots.Snapshot
@@ -120,7 +122,7 @@ def opened(
     own.index()  # what it is for: it opens the parts too
     token = _token(reading, index, known)
     with _database(reading, index, token, folder) as (file, snapshot):
-        yield Opened(manifest, index, token, own, file, snapshot)
+        yield Opened(manifest, index, token, key, own, file, snapshot)
 
 
 def _token(reading: Reading, index: Index, known: Sequence[Secret]) -> Secret:

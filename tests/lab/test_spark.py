@@ -1,0 +1,196 @@
+"""`spark_deploy` with a host of the lab: the real rclone fetches from a real S3 and a real sftp server, and real age
+opens; the host ends alone what an operator began.
+
+Each test goes on with the cluster that the one before has left, so they are run in this order and together.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import weed
+from i12e.backup_keys import LAB_BACKUP_KEY
+from i12e.paths import LAB_MACHINES
+from lab import environment, fileservers, places
+from lab.api import Trouble
+from lab.backing import in_text, opened, seal, until, wait
+from lab.clones import Operator, clone
+from lab.fixtures import running
+from lab.restores import Scene
+
+pytestmark = pytest.mark.lab
+
+HOST = "server-1"
+DATA = "/var/lib/app data"
+BUCKET = "backups"
+LIT = "the spark is lit"
+SECRET = "/etc/i12e/spark /etc/rancher /var/lib/i12e/spark /var/lib/i12e/restore /var/lib/i12e/next.ign"
+PLACES = "/oem /etc /opt /var/lib/i12e /var/log"
+GONE = "/etc/i12e/spark /var/lib/i12e/spark /var/lib/i12e/restore/database /var/lib/i12e/restore/alone"
+
+
+@dataclass
+class Sparks(Scene):
+    """A cluster of one server, and what its backups lie in."""
+
+    folder: Path = Path()
+    """Of the sftp server."""
+
+    def bare(self) -> None:
+        """Have another machine of that name, with nothing on it."""
+        with suppress(Trouble):
+            self.lab.kill(HOST)
+        self.lab.wipe(HOST)
+        self.lab.trust(HOST)
+        environment.forget(self.operator.root, [HOST])
+
+    def lights(self, *options: str) -> subprocess.Popen[str]:
+        """Begin a spark_deploy, and return as soon as the spark is lit."""
+        process = self.operator.start(f"spark_deploy:{HOST}", "--yes", "--timeout", "5m", *options)
+        until(process, LIT)
+        return process
+
+    def sparks(self, *options: str) -> str:
+        """Spark, or go on, which has to go well, and be what was backed up."""
+        done = self.operator.doit(f"spark_deploy:{HOST}", "--yes", "--timeout", "5m", *options)
+        assert done.status == 0, done.out + done.err
+        self.is_back()
+        assert self.epoch() > 1
+        return done.out + done.err
+
+    def there(self, script: str) -> str:
+        """Run a script on the host past the network, "" while it is not up."""
+        with suppress(Trouble, OSError):
+            return self.lab.shell(HOST, script, limit=20).output.strip()
+        return ""
+
+    def released(self) -> bool:
+        """Tell whether the host has restored by itself."""
+        return "released" in self.there("cat /var/lib/i12e/restore/progress; [ ! -e /var/lib/i12e/restore/alone ]")
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        assert pipe
+        pipe.close()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sparks]:
+    place = tmp_path_factory.mktemp("spark")
+    first = clone(place / "one")
+    for name in ("weed", "sftp"):
+        (place / name).mkdir()
+    with (
+        running(first.root / LAB_MACHINES, [HOST]) as lab,
+        weed.seaweed(place / "weed", places.GATEWAY, lab.enter) as s3,
+        fileservers.sftp(place / "sftp", lab.enter) as nas,
+    ):
+        operator = Operator(first.root, lab.enter)
+        environment.write(operator.root, lab, 1, 0)
+        fileservers.publish(operator, lab)
+        scene = Sparks(operator, lab, [HOST], folder=nas.folder)
+        bucket = {"bucket": BUCKET, "endpoint": s3.url, "region": weed.REGION, "path_style": True, "prefix": "one"}
+        stores = [{"name": "weed", "s3": bucket}, {"name": "nas", "rclone": f"nas:{nas.folder}"}]
+        paths = [{"path": DATA, "hosts": [HOST]}]
+        scene.settings("\nbackup:\n", f"\nbackup:\n  stores: {json.dumps(stores)}\n  paths: {json.dumps(paths)}\n")
+        seal(operator, "backup", json.dumps({"weed": s3.credentials, "nas": {"rclone_conf": nas.conf}}))
+        options = {"type": "s3", "provider": "Other", "endpoint": s3.url, "region": weed.REGION,
+                   "access_key_id": s3.access, "secret_access_key": s3.secret, "force_path_style": "true"}  # fmt: skip
+        conf = "[i12e]\n" + "".join(f"{name} = {value}\n" for name, value in options.items())
+        fileservers.rclone(operator, conf, "mkdir", f"i12e:{BUCKET}")
+        yield scene
+
+
+def test_without_any_backup_a_new_cluster_is_founded_and_that_is_said(scene: Sparks) -> None:
+    planned = scene.operator.doit(f"spark_deploy:{HOST}", "--only-plan")
+    assert planned.status == 0, planned.out + planned.err
+    assert "there is no backup yet: it founds a new cluster" in planned.err
+    done = scene.operator.doit("spark_deploy", "--yes", "--timeout", "5m")
+    assert done.status == 0, done.out + done.err
+    assert "installed and proven" in done.out
+    assert "etcd" in scene.there("ls /var/lib/rancher/k3s/server/db")
+
+
+def test_a_living_cluster_is_left_alone(scene: Sparks) -> None:
+    scene.fill(300)
+    scene.lab.read(HOST, f'mkdir -p "{DATA}" && echo old >"{DATA}/file" && chown 1234:77 "{DATA}/file"')
+    scene.back_up()
+    done = scene.operator.doit(f"spark_deploy:{HOST}", "--yes")
+    assert (done.status, "the cluster lives on server-1" in done.err) == (1, True)
+    assert scene.found() == (scene.uid, scene.objects)
+
+
+def test_a_host_ends_alone_what_an_operator_lit_and_was_killed_and_keeps_no_key(scene: Sparks) -> None:
+    scene.bare()
+    killed(scene.lights("--from", "weed"))
+    wait(lambda: "rclone.conf" in scene.there("ls /etc/i12e/spark"), 300)
+    key = scene.lab.read(HOST, "cat /etc/i12e/spark/key")
+    assert key.startswith("AGE-SECRET-KEY-1")
+    assert key not in (scene.operator.root / LAB_BACKUP_KEY).read_text()
+    tokens = opened(scene.operator, "cluster")
+    assert not in_text(tokens, scene.lab.read(HOST, "cat /etc/rancher/k3s/config.yaml"))
+    assert scene.lab.read(HOST, f"find {SECRET} -type f -perm /077 2>/dev/null; true") == ""
+    wait(scene.released, 400)
+    wait(lambda: scene.there("systemctl is-active k3s") == "active", 300)
+    assert scene.lab.read(HOST, f"ls -d {GONE} 2>/dev/null; true") == ""
+    script = f"cat >/run/key; grep -rlFf /run/key {PLACES} 2>/dev/null; true"
+    assert scene.lab.shell(HOST, script, key.encode()).output == ""
+    assert scene.lab.read(HOST, f'cat "{DATA}/file"; stat -c %u:%g "{DATA}/file"') == "old\n1234:77"
+    assert "restored and proven in" in scene.sparks()
+    assert "etcd" in scene.there("ls /var/lib/rancher/k3s/server/db")
+
+
+def test_what_is_not_what_was_verified_is_not_restored_and_the_reason_is_told_until_it_is_mended(scene: Sparks) -> None:
+    scene.back_up()
+    scene.bare()
+    process = scene.lights("--from", "nas")
+    (part,) = [path for path in scene.folder.rglob("database.gz.age") if newest(scene.folder) in path.parts]
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 1, out + err
+    assert "database.gz.age in the store is not what was verified" in err
+    assert "spark of" in scene.lab.read(HOST, "cat /var/lib/i12e/hold")
+    assert scene.lab.read(HOST, "ls -d /var/lib/rancher/k3s/server/db/etcd /etc/i12e/host.json 2>/dev/null; true") == ""
+    held = scene.operator.doit("os_deploy", "--yes")
+    assert held.status == 1, held.out
+    part.write_bytes(whole)
+    scene.sparks()
+
+
+def test_a_host_that_dies_in_its_spark_and_in_its_restore_ends_all_the_same(scene: Sparks) -> None:
+    scene.back_up()
+    scene.bare()
+    process = scene.lights("--from", "nas")
+    for when in ("ls -d /etc/i12e/spark", "ls -d /var/lib/i12e/restore/alone && ! ls -d /etc/i12e/spark"):
+        wait(lambda when=when: "/" in scene.there(f"{{ {when}; }} 2>/dev/null"), 300)  # type: ignore[misc]
+        time.sleep(1)
+        scene.lab.kill(HOST)
+        scene.lab.power_on(HOST)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, out + err
+    scene.is_back()
+
+
+def test_a_host_without_a_way_out_gets_the_backup_over_ssh(scene: Sparks) -> None:
+    scene.back_up()
+    scene.bare()
+    scene.sparks("--push")
+    assert scene.lab.read(HOST, f'cat "{DATA}/file"') == "old"
+
+
+def newest(folder: Path) -> str:
+    """Return the name of the newest backup below a folder."""
+    return max(path.parent.name for path in folder.rglob("manifest.json"))
