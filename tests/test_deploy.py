@@ -148,7 +148,7 @@ def test_a_host_that_is_not_the_one_meant_or_cannot_be_reset_is_refused(
 
 def test_a_server_that_was_installed_with_its_config_gets_the_permit_and_no_reset() -> None:
     identity = {"cluster": "c", "host": "server-1", "digest": "digest of server-1"}
-    waiting = replace(BARE, identity=identity, unit="k3s", active="activating")
+    waiting = replace(BARE, boot_id="now", identity=identity, unit="k3s", active="activating")
     plan = deploy.plan("server-1", bare(server_1=waiting))
     assert (plan.action, plan.founds, plan.resets, plan.is_gated) == (FOUND, True, False, True)
     nodes = {name: node(name) for name in NAMES} | {"server-1": node("server-1", ready=False)}
@@ -164,13 +164,19 @@ def test_another_machine_than_the_pinned_one_is_refused() -> None:
 
 def test_a_dead_server_that_comes_back_empty_joins_and_founds_nothing() -> None:
     nodes = {name: node(name) for name in NAMES} | {"server-1": node("server-1", ready=False)}
-    now = cluster(nodes, server_1=BARE)
+    now = cluster(nodes, server_1=replace(BARE, boot_id="now"))
     plan = deploy.plan("server-1", now)
     assert (plan.action, plan.founds, plan.forgets) == (INSTALL, False, True)
 
 
 def test_a_bare_machine_is_refused_while_the_node_of_its_name_is_ready() -> None:
-    assert deploy.plan("server-1", cluster(server_1=BARE)).action == REFUSE
+    assert deploy.plan("server-1", cluster(server_1=replace(BARE, boot_id="now"))).action == REFUSE
+
+
+def test_a_machine_that_joined_between_two_looks_is_no_other_machine() -> None:
+    """It was asked right before k3s wrote its password, and the cluster for its node right after."""
+    plan = deploy.plan("server-1", cluster(server_1=replace(healthy("server-1", {}), password=False, proven="")))
+    assert (plan.action, plan.forgets) == (PROVE, False)
 
 
 def test_a_server_is_not_reset_while_another_is_sick() -> None:

@@ -162,7 +162,8 @@ def plan(name: str, now: Situation) -> HostPlan:
     if action != NOTHING and wanted.host.role == "agent" and not _has_server(now):
         return HostPlan(name, REFUSE, "no server of the cluster answers: it could not be proven", _NO_CLUSTER)
     node = now.view.nodes.get(name)
-    forgets = node is not None and not found.password
+    # The host may have been asked right before k3s wrote its password, and the cluster for its node right after.
+    forgets = node is not None and not found.password and not (node.boot_id and node.boot_id == found.boot_id)
     if forgets and node is not None and node.ready:
         why = f"the cluster has a node {name} that is ready, and this machine is another one: two hosts have one name"
         return HostPlan(name, REFUSE, why, "switch the other one off, or rename one of them")

@@ -34,10 +34,6 @@ def environ() -> dict[str, str]:
     return {**own, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-_KNOWN = "this machine is another one: two hosts have one name"
-"""A host that joins may be asked for its password right before k3s writes it, and the cluster for its node then."""
-
-
 class Person:
     """Somebody who types commands into a shell, and answers what is asked."""
 
@@ -58,9 +54,6 @@ class Person:
                     del answers[question]
         status = shell.end()
         self.seen += shell.seen
-        if status and _KNOWN in shell.seen:
-            self.types(*lines, host=host)  # as the page says: the same command again
-            return
         assert status == 0, shell.seen
 
 
