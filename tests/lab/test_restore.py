@@ -138,13 +138,11 @@ def test_all_hosts_are_destroyed_and_others_with_other_names_and_addresses_are_t
 
 
 def test_what_does_not_fit_is_told_before_anything_is_touched(three: Scene) -> None:
-    three.settings("version: v1.35.4+k3s1", "version: v1.35.3+k3s1")
     three.settings("cluster_cidr: 10.42.0.0/16", "cluster_cidr: 10.99.0.0/16")
     boots = three.lab.read("server-4", "cat /proc/sys/kernel/random/boot_id")
     done = three.operator.doit("restore", "--yes")
     assert done.status == 1
-    for said in ("an older one", "cluster-cidr: the backup's cluster has 10.42.0.0/16"):
-        assert said in done.err
+    assert "cluster-cidr: the backup's cluster has 10.42.0.0/16" in done.err
     three.is_back()
     assert three.lab.read("server-4", "cat /proc/sys/kernel/random/boot_id") == boots
 
