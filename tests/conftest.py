@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 import helm
 from i12e import engine, programs
 from lab.fixtures import lab_of
+from sweeps import FULL
 
 __all__ = ["lab_of"]  # a fixture for all tests
 
@@ -49,7 +50,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let several processes begin with the files that have most slow tests, so that none is last and alone."""
+    """Leave out what only a full sweep has; let several processes begin with the files that have most slow tests, so
+    that none is last and alone."""
+    if not FULL:
+        left_out = [item for item in items if item.get_closest_marker("sweep")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
         items.sort(key=lambda item: -slow[item.path])

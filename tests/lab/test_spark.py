@@ -165,6 +165,7 @@ def test_a_host_ends_alone_what_an_operator_lit_and_was_killed_and_keeps_no_key(
     assert "etcd" in scene.there("ls /var/lib/rancher/k3s/server/db")
 
 
+@pytest.mark.sweep  # two minutes, of which the sftp server takes most
 def test_what_is_not_what_was_verified_is_not_restored_and_a_host_that_dies_meanwhile_ends_once_it_is_mended(
     scene: Sparks,
 ) -> None:
