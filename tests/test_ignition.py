@@ -262,6 +262,7 @@ FLATCAR = [name for name in ALL if name not in FCOS]
 
 # --- what a host is to have, by its traits: files and folders with their modes, links, units
 
+ALONE = "i12e-restore-alone.service"
 FILES = {
     "any": {
         "/etc/hostname": 0o644,
@@ -283,6 +284,7 @@ FILES = {
     },
     "server": {
         "/etc/i12e/manifests": 0o644,
+        f"/etc/systemd/system/{ALONE}": 0o644,
         "/etc/systemd/system/k3s.service.d/10-i12e.conf": 0o644,
     },
     "agent": {"/etc/systemd/system/k3s-agent.service.d/10-i12e.conf": 0o644},
@@ -318,6 +320,9 @@ LINKS = {
     "any": {
         "/etc/systemd/system/multi-user.target.wants/k3s-install.service": "/etc/systemd/system/k3s-install.service",
     },
+    "server": {
+        f"/etc/systemd/system/multi-user.target.wants/{ALONE}": f"/etc/systemd/system/{ALONE}",
+    },
     "flatcar": {
         "/etc/extensions/containerd-flatcar.raw": "/dev/null",
         "/etc/extensions/docker-flatcar.raw": "/dev/null",
@@ -330,6 +335,7 @@ LINKS = {
 OWNERS = {"example-three/server-2": {"/etc/own/secret.conf": (500, 233), "/srv/own": (2000, 0)}}
 ENABLED = {
     "any": {"k3s-install.service": True},
+    "server": {ALONE: True},
     "fcos": {"k3s-selinux.service": True},
     "example/agent-1": {"fstrim.timer": True},
     "example-three/server-2": {"own.service": True, "fstrim.timer": False, "locksmithd.service": False},

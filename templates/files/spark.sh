@@ -4,7 +4,7 @@
 # the reset. Ended anywhere, it is run again by the next boot. What stops it is in /var/lib/i12e/spark/failed.
 set -u
 umask 077
-export PATH=/opt/bin:/usr/local/bin:$PATH
+export PATH="/opt/bin:/usr/local/bin:$PATH"
 
 root=${I12E_ROOT:-} # tests run it on a tree of their own
 pause=${I12E_PAUSE:-15}
@@ -120,8 +120,10 @@ for each in run.sh alone; do lay "$each" "$given/restore/$each"; done
 printf '%s\n' "$hold" >"$state/hold.new"
 sync "$state/hold.new" "$restore/progress"
 mv -f "$state/hold.new" "$state/hold"
-cp "$given/final.ign" "$state/next.ign.new" && sync "$state/next.ign.new" &&
-    mv -f "$state/next.ign.new" "$state/next.ign" || fail "$state/next.ign cannot be written"
+if ! cp "$given/final.ign" "$state/next.ign.new" || ! sync "$state/next.ign.new" ||
+    ! mv -f "$state/next.ign.new" "$state/next.ign"; then
+    fail "$state/next.ign cannot be written"
+fi
 sync "$state" "$restore"
 say "resets this host to its final config"
 sh "$given/final.sh" || fail "$(tail -n 1 "$work/failed" 2>/dev/null || echo 'the reset failed')"
