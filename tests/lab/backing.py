@@ -17,6 +17,7 @@ from typing import Any
 
 from i12e import programs
 from i12e.paths import LAB_MACHINES
+from lab.api import Trouble
 from lab.clones import Ended, Operator
 
 SNAPSHOTS = "/var/lib/rancher/k3s/server/db/snapshots"
@@ -190,8 +191,11 @@ def until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def wait(so: Callable[[], bool], limit: float = 180) -> None:
-    """Wait until it is so."""
+    """Wait until it is so; a host that does not answer, and an etcd that elects a leader, say nothing of it."""
     deadline = time.monotonic() + limit
-    while not so():
+    while True:
+        with contextlib.suppress(Trouble):
+            if so():
+                return
         assert time.monotonic() < deadline
         time.sleep(0.1)

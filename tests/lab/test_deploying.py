@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ import pytest
 from i12e import machines
 from i12e.paths import LAB, LAB_MACHINES, Paths
 from lab import Lab, environment
+from lab.backing import wait
 from lab.clones import Operator, another_clone, clone
 from lab.fixtures import running
 
@@ -202,7 +203,7 @@ def test_a_second_server_is_reset_while_one_is_down_only_if_that_is_forced(lab: 
     lab.kill("server-3")
     before = boots(lab)
     operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
-    _wait(lambda: "server-3" not in _ready(lab))
+    wait(lambda: "server-3" not in _ready(lab))
     done = operator.doit("os_deploy:server-1", "--yes", "--timeout", "20s")
     assert (done.status, "etcd would lose its quorum" in done.err) == (1, True)
     assert boots(lab) == before
@@ -212,14 +213,14 @@ def test_a_second_server_is_reset_while_one_is_down_only_if_that_is_forced(lab: 
     assert boots(lab) == before | {"server-1": before["server-1"] + 1}
     lab.power_on("server-3")
     lab.wait("server-3")
-    _wait(lambda: "server-3" in _ready(lab))
+    wait(lambda: "server-3" in _ready(lab))
     assert (voters(lab), operator.doit("plan").status) == (SERVERS, 0)
 
 
 def test_a_dead_server_that_comes_back_empty_joins_and_founds_nothing(lab: Lab, operator: Operator) -> None:
     cluster = uid(lab)
     lab.kill("server-1")
-    _wait(lambda: "server-1" not in _ready(lab))
+    wait(lambda: "server-1" not in _ready(lab))
     lab.wipe("server-1")
     lab.trust("server-1")
     refused = operator.doit("os_deploy:server-1", "--yes", "--timeout", "20s")
@@ -253,7 +254,7 @@ def test_the_only_server_of_a_cluster_keeps_its_data_over_a_config_edit(tmp_path
         operator.deploys()
         assert lab.shell("server-1", f"{K3S} apply -f -", VOLUME.encode()).status == 0
         fill = "cd /var/lib/rancher/k3s/storage/pvc-* && echo data >file"
-        _wait(lambda: lab.shell("server-1", fill).status == 0)
+        wait(lambda: lab.shell("server-1", fill).status == 0)
         cluster = kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"]
         operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
         assert "keeps    volume pvc-" in operator.doit("plan").out
@@ -268,13 +269,6 @@ def _ready(lab: Lab) -> list[str]:
     return [node["metadata"]["name"] for node in nodes if {"type": "Ready", "status": "True"}.items()
             <= {key: value for each in node["status"]["conditions"] if each["type"] == "Ready"
                 for key, value in each.items()}.items()]  # fmt: skip
-
-
-def _wait(so: Callable[[], bool], limit: float = 180) -> None:
-    deadline = time.monotonic() + limit
-    while not so():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def _until(stream: IO[str] | None, text: str) -> None:
