@@ -147,6 +147,7 @@ def test_what_does_not_fit_is_told_before_anything_is_touched(three: Scene) -> N
     assert three.lab.read("server-4", "cat /proc/sys/kernel/random/boot_id") == boots
 
 
+@pytest.mark.sweep  # a minute; the next one is from SQLite, too
 def test_from_sqlite_onto_another_host_and_back_onto_one_with_a_stale_log(lite: Scene) -> None:
     lite.fill(1500)
     lite.back_up()

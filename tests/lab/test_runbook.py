@@ -90,6 +90,7 @@ def lost(tmp_path: Path) -> Iterator[tuple[Lab, Scene, Path]]:
         yield lab, scene, tmp_path
 
 
+@pytest.mark.sweep  # two minutes
 def test_the_laptop_and_all_hosts_are_gone_and_the_lines_of_the_page_bring_the_cluster_back(
     lost: tuple[Lab, Scene, Path],
 ) -> None:
