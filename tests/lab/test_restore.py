@@ -161,6 +161,8 @@ def test_from_sqlite_onto_another_host_and_back_onto_one_with_a_stale_log(lite: 
 
 
 def test_from_sqlite_to_etcd_also_after_a_conversion_that_failed_half_way(lite: Scene) -> None:
+    if not lite.objects:
+        lite.fill(1000)
     lite.back_up()
     lite.move("server-3")
     lite.settings("datastore: sqlite", "datastore: etcd")
