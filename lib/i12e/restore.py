@@ -22,7 +22,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
@@ -247,19 +247,20 @@ class Restoring:
         folder = self.build.paths.root / self.build.paths.build
         private_folder(folder)
         what = f"{chosen.id} in {place.store.name}"
-        with self.times.of("read and check"):
-            opening = verify.opened(
-                place, chosen.id, keys, folder, screen.meter(f"reads {chosen.id}"), known(self.build)
-            )
-            try:
-                found = opening.__enter__()
-            except verify.OtherKey as error:
-                said, remedy = error.why, f"{backup_keys.KEY_FILE}=FILE names another one"
-                raise UserError(Problem("", None, None, f"{what}: {said}", remedy)) from None
-            except Damaged as error:
-                remedy = "the one before: ./doit backup_list, then --backup ID"
-                raise UserError(Problem("", None, None, f"{what}: {error.why}", remedy)) from None
-        try:
+        with ExitStack() as stack:
+            with self.times.of("read and check"):
+                try:
+                    found = stack.enter_context(
+                        verify.opened(
+                            place, chosen.id, keys, folder, screen.meter(f"reads {chosen.id}"), known(self.build)
+                        )
+                    )
+                except verify.OtherKey as error:
+                    said, remedy = error.why, f"{backup_keys.KEY_FILE}=FILE names another one"
+                    raise UserError(Problem("", None, None, f"{what}: {said}", remedy)) from None
+                except Damaged as error:
+                    remedy = "the one before: ./doit backup_list, then --backup ID"
+                    raise UserError(Problem("", None, None, f"{what}: {error.why}", remedy)) from None
             with self.times.of("look"):
                 asked = self._asked(place, found, newest, now, progress)
             made, problems = self._plan(now, asked, place, found)
@@ -271,8 +272,6 @@ class Restoring:
                 return
             self._confirm(text)
             self._apply(made, asked, found, now)
-        finally:
-            opening.__exit__(None, None, None)
 
     def _asked(self, place: Place, found: verify.Opened, newest: str, now: Situation, progress: Progress) -> Asked:
         own = known(self.build)
@@ -651,6 +650,7 @@ class Restoring:
         page = self.build.paths.root / self.build.paths.build / "restore.html"
         files.replace(page, restore_page.html(self.cluster.name, told).encode())
         told["page"] = str(page.relative_to(self.build.paths.root))
+        screen.say(f"the times as a page: {told['page']}")
         remark = f"{asked.manifest.id} restored and proven in {took:.0f} s: {parts}"
         self.build.tell("RESTORE", self.target, remark, facts=told)
 
