@@ -17,7 +17,7 @@ from typing import NamedTuple
 from i12e import collect, proof, registry, restoring
 from i12e.collect import Sentinel
 from i12e.facts import STATE
-from i12e.restoring import FOLDER, PROVEN, QUIET, RELEASED, Job
+from i12e.restoring import FOLDER, PROVEN, RELEASED, Job
 
 UNIT = "i12e-restore-alone"
 FILE = "alone"
@@ -69,7 +69,7 @@ def script(job: Job, shown: Proof) -> str:
     """Given a job and what proves it, return the script that the unit runs."""
     sentinel = shown.sentinel
     settings = {
-        "folder": FOLDER, "quiet": QUIET, "backup": job.backup, "uid": shown.uid,
+        "folder": FOLDER, "backup": job.backup, "uid": shown.uid,
         "sentinel": f"/api/v1/namespaces/{sentinel.namespace}/secrets/{sentinel.name}", "key": sentinel.key,
         "value": base64.b64encode(sentinel.value.encode()).decode(),
     }  # fmt: skip
@@ -103,21 +103,7 @@ def _path(number: int, path: str, job: Job) -> str:
 _SCRIPT = rf"""#!/bin/sh
 # Made by i12e: ends the restore that was staged on this host, without an operator.
 @SETTINGS@
-set -u; umask 077
-export PATH=/opt/bin:/usr/local/bin:$PATH
-cd "$folder" || exit 1
-fail() {{
-    echo "failed: $*" >&2
-    printf '%s\n' "$*" >failed.new; mv -f failed.new failed
-    systemctl stop "$quiet" 2>/dev/null
-    exit 1
-}}
-done_() {{ grep -q "^$1 " progress 2>/dev/null; }}
-step() {{
-    printf '%s %s\n' "$1" "$(date +%s)" >>progress && sync progress || fail "$folder/progress cannot be written"
-    echo "$1"
-}}
-
+{restoring.PRELUDE}{restoring.BY_SYSTEMD}
 # Whoever holds this host for another reason is heeded. None is a power failure between the release and its note.
 heed() {{
     if [ -e {STATE}/hold ]; then

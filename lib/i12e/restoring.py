@@ -117,44 +117,61 @@ def read(output: str) -> Progress:
 
 def script(job: Job) -> str:
     """Given a job, return the script that does its steps on the host, up to a k3s that can be asked."""
-    settings = {
-        "folder": FOLDER, "kind": job.kind, "sha256": job.sha256, "server": _SERVER, "quiet": QUIET,
-        "kept": kept(job), "limit": str(_READY),
-    }  # fmt: skip
-    return "#!/bin/sh\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()) + _SCRIPT
+    return f"#!/bin/sh\n{settings(job, FOLDER)}kept={kept(job)}{PRELUDE}{BY_SYSTEMD}{_ASIDE}{PUT}exit 0\n"
 
 
-# What stays where it is: manifests and charts that the host's config brought.
-_SCRIPT = rf"""
-# Made by i12e: puts the database of a backup in the place of this host's. Run again, it goes on.
+def settings(job: Job, folder: str) -> str:
+    """Given a job and the folder that it lies in, return the settings of the scripts that put it in place."""
+    said = {"folder": folder, "kind": job.kind, "sha256": job.sha256, "server": _SERVER, "limit": str(_READY)}
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in said.items())
+
+
+PRELUDE = r"""
 set -u; umask 077
 export PATH=/opt/bin:/usr/local/bin:$PATH
 cd "$folder" || exit 1
-exec >>log 2>&1
-rm -f failed
-fail() {{
+fail() {
     echo "failed: $*"
     printf '%s\n' "$*" >failed.new; mv -f failed.new failed
-    systemctl stop "$quiet" 2>/dev/null
+    stop_quiet
     exit 1
-}}
-done_() {{ grep -q "^$1 " progress 2>/dev/null; }}
-step() {{
+}
+done_() { grep -q "^$1 " progress 2>/dev/null; }
+step() {
     printf '%s %s\n' "$1" "$(date +%s)" >>progress && sync progress || fail "$folder/progress cannot be written"
     echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $1"
+}
+whole() {
+    [ "$(sha256sum database | cut -c1-64)" = "$1" ] || fail "the database that was staged is not the backup's"
+}
+"""
+"""What scripts in such a folder begin with; given $folder, and stop_quiet(), which ends the k3s of the proof."""
+
+BY_SYSTEMD = rf"""
+stop_quiet() {{ systemctl stop {QUIET} 2>/dev/null; }}
+start_quiet() {{
+    systemctl reset-failed {QUIET} 2>/dev/null
+    systemd-run --quiet --unit={QUIET} -p KillMode=process -p LimitNOFILE=1048576 -p TimeoutStopSec=30 -- "$@"
 }}
+quiet_lives() {{ case $(systemctl is-active {QUIET}) in active | activating) ;; *) return 1 ;; esac; }}
+quiet_says() {{ journalctl -u {QUIET} -n 1 -o cat --no-pager 2>/dev/null | tail -c 300; }}
+"""
+
+# What stays where it is: manifests and charts that the host's config brought.
+_ASIDE = rf"""
+# Made by i12e: puts the database of a backup in the place of this host's. Run again, it goes on.
+exec >>log 2>&1
+rm -f failed
 held() {{ [ -e {STATE}/hold ] || fail "somebody removed {STATE}/hold, which keeps k3s from starting meanwhile"; }}
 k3s=$(command -v k3s) || fail "k3s is not installed yet"
 held
-systemctl stop k3s k3s-agent "$quiet" 2>/dev/null
-for unit in k3s k3s-agent "$quiet"; do
+systemctl stop k3s k3s-agent {QUIET} 2>/dev/null
+for unit in k3s k3s-agent {QUIET}; do
     case $(systemctl is-active "$unit") in
     active | activating | deactivating | reloading) fail "$unit does not stop" ;;
     esac
 done
-
-found=$(sha256sum database | cut -c1-64)
-[ "$found" = "$sha256" ] || fail "the database that was staged is not the backup's"
+whole "$sha256"
 
 # 2. Aside: a rename for each, so that a kill leaves each of them in one of the two places.
 if ! done_ {ASIDE}; then
@@ -170,7 +187,9 @@ if ! done_ {ASIDE}; then
     sync
     step {ASIDE}
 fi
+"""
 
+PUT = rf"""
 # 3. In place. What an earlier try left half done is wiped: what the host had is aside.
 rm -f /etc/rancher/k3s/config.yaml.d/90-i12e.yaml
 for each in "$server"/* "$server"/.[!.]*; do
@@ -198,18 +217,13 @@ step {PLACED}
 
 # 4. A k3s that moves nothing.
 quiet() {{
-    systemctl reset-failed "$quiet" 2>/dev/null
     held
-    systemd-run --quiet --unit="$quiet" -p KillMode=process -p LimitNOFILE=1048576 -p TimeoutStopSec=30 -- \
-        "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager --disable-cloud-controller \
-        --disable-helm-controller "$@" || fail "k3s cannot be started for the proof"
+    start_quiet "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager \
+        --disable-cloud-controller --disable-helm-controller "$@" || fail "k3s cannot be started for the proof"
     n=0
     until [ "$(timeout 10 "$k3s" kubectl get --raw /readyz 2>/dev/null)" = ok ]; do
-        said=$(journalctl -u "$quiet" -n 1 -o cat --no-pager 2>/dev/null | tail -c 300)
-        case $(systemctl is-active "$quiet") in
-        active | activating) ;;
-        *) fail "k3s does not start on what was restored: $said" ;;
-        esac
+        said=$(quiet_says)
+        quiet_lives || fail "k3s does not start on what was restored: $said"
         n=$((n + 1))
         [ $n -lt "$limit" ] || fail "k3s does not get ready on what was restored: $said"
         echo "waits for k3s: $said"
@@ -220,15 +234,16 @@ quiet
 if [ "$kind" = {CONVERT} ]; then
     # Only what starts on SQLite once has the cluster's certificates and its key of the Secrets on the disk; k3s copies
     # neither of them into etcd (only /registry/), and would make new ones.
-    systemctl stop "$quiet" || fail "k3s does not stop before the conversion"
+    stop_quiet || fail "k3s does not stop before the conversion"
     quiet --cluster-init
     # k3s takes an etcd that a failed conversion left for whole at its next start (k3s PR#3231): this is its only sign.
     [ -f "$server/db/state.db.migrated" ] && [ ! -e "$server/db/state.db" ] ||
         fail "k3s did not convert the database to etcd: there is no state.db.migrated"
 fi
 step {READY}
-exit 0
 """
+"""Puts the database in place and has k3s serve it; given the settings that settings() gives, held(), which fails where
+that may not go on, and how a k3s is started, seen and ended (BY_SYSTEMD)."""
 
 START = f"""
 set -eu
