@@ -19,7 +19,8 @@ from i12e.bundle import Sums
 from i12e.damaged import Damaged
 from i12e.facts import HostFacts
 from i12e.lock import duration
-from i12e.remote import Remote
+from i12e.programs import Done
+from i12e.remote import Remote, Target
 from i12e.secrets import Secret
 
 _SAVE = 1800.0  # seconds in which a server may make a snapshot without a word
@@ -180,10 +181,27 @@ def _sentinel_fault(snapshot: Readable, sentinel: collect.Sentinel, config: Secr
     return ""
 
 
+class Host(Protocol):
+    """Where commands are run: a Remote, or what is asked as one is."""
+
+    @property
+    def target(self) -> Target:
+        """Which one it is."""
+        ...
+
+    def run(self, script: str, stdin: bytes = b"", limit: float = 60.0) -> Done:
+        """See Remote."""
+        ...
+
+    def stream(self, script: str, take: Callable[[bytes], None], stdin: bytes = b"", quiet: float = 60.0) -> Done:
+        """See Remote."""
+        ...
+
+
 class Live:
     """What a cluster says of itself, by one of its servers."""
 
-    def __init__(self, host: Remote) -> None:
+    def __init__(self, host: Host) -> None:
         """Given a server, learn who the cluster is and what can be listed; raise Failed or Unreachable."""
         self._host = host
         said = self._said(collect.FIRST)

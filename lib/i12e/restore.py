@@ -45,6 +45,7 @@ from i12e import (
     render,
     restore_page,
     restore_plan,
+    restored,
     restoring,
     rollout,
     screen,
@@ -65,6 +66,7 @@ from i12e.openplaces import open_places
 from i12e.programs import Done
 from i12e.remote import Remote
 from i12e.restore_plan import Asked, Plan
+from i12e.restored import kubectl
 from i12e.restoring import Job, Progress
 from i12e.rollout import Rollout, Stopped
 from i12e.secrets import Secret
@@ -476,32 +478,22 @@ class Restoring:
     def _prove(self, found: verify.Opened) -> None:
         """See that what the target serves is what was backed up, while nothing else runs on it."""
         screen.say(f"{self.target}: proves the database")
-        self._compare(found, found.manifest.objects)
+        self._compare(found)
         names = " ".join(f"{name}.node-password.k3s" for name in self.hosts.wanted)
         # A machine that is a new one has another password; k3s learns it anew.
-        self._do(_kubectl(f"-n kube-system delete secret {names} --ignore-not-found"), "")
+        self._do(kubectl(f"-n kube-system delete secret {names} --ignore-not-found"), "")
 
     def _prove_live(self, found: verify.Opened) -> None:
         """Once its controllers run, see that what no controller makes is all there."""
         makes = proof.VOLATILE | {"minions", "configmaps", "secrets", "endpoints", "serviceaccounts"}
-        self._compare(found, found.manifest.objects, makes)
+        self._compare(found, makes)
         self._forget_nodes()
 
-    def _compare(
-        self, found: verify.Opened, wanted: Mapping[str, int], volatile: frozenset[str] = proof.VOLATILE
-    ) -> None:
-        live = database.Live(self.remote)
-        if live.uid != found.manifest.uid:
-            said = f"its kube-system is {live.uid}, and the backup's is {found.manifest.uid}"
-            raise Stopped(self.target, f"it serves another cluster: {said}")
-        missing = proof.lost(wanted, live.counts(60.0, screen.say), volatile)
-        if missing:
-            raise Stopped(self.target, f"it does not have all that was backed up: {'; '.join(missing[:5])}")
-        sentinel = collect.Sentinel(**found.index.sentinel)
-        done = self.remote.run(_kubectl(f"-n {sentinel.namespace} get secret {sentinel.name} -o json"), limit=60)
-        if not sentinel.is_in(done.output):
-            said = (done.complaint.strip().splitlines() or ["it has another value"])[-1]
-            raise Stopped(self.target, f"the Secret that was made for this backup does not open: {said[:200]}")
+    def _compare(self, found: verify.Opened, volatile: frozenset[str] = proof.VOLATILE) -> None:
+        try:
+            restored.compare(self.remote, found, volatile, screen.say)
+        except database.Failed as error:
+            raise Stopped(self.target, error.why) from None
 
     def _forget_nodes(self) -> None:
         """Delete the nodes whose machines are no more: of no host of ours, or of one that is a new machine."""
@@ -516,7 +508,7 @@ class Restoring:
                 gone.append(name)
         if gone:
             screen.say(f"{self.target}: forgets the nodes {', '.join(gone)}, whose machines are no more")
-            self._do(_kubectl(f"delete node {' '.join(map(shlex.quote, gone))} --wait=false --ignore-not-found"), "")
+            self._do(kubectl(f"delete node {' '.join(map(shlex.quote, gone))} --wait=false --ignore-not-found"), "")
 
     # --- 5: promotion
 
@@ -673,10 +665,6 @@ class Restoring:
 
     def _write(self, name: str, content: bytes) -> None:
         self._do(restoring.write(name, len(content)), "", content)
-
-
-def _kubectl(arguments: str) -> str:
-    return f"PATH=/opt/bin:/usr/local/bin:$PATH; exec k3s kubectl {arguments}"
 
 
 def _configs(found: verify.Opened) -> dict[str, str]:

@@ -16,6 +16,7 @@ from i12e.restoring import CONVERT, SQLITE, Progress
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:-rc\d+)?\+k3s(\d+)")
 _ROOM = 3  # times the database: staged, in its place, and what k3s makes of it
+_LOG = 192 << 20  # bytes beside it: etcd's log has two segments of 64 MB at once, and k3s starts anew
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,11 @@ def _target(now: Situation, asked: Asked) -> list[Problem]:
     if strange is None:
         strange = deploy.cannot_be_reset(wanted, _without_hold(found))
     problems = [Problem("", None, None, f"{asked.target}: {strange[0]}", strange[1])] if strange else []
-    needed = _ROOM * asked.size // 1024
+    needed = (_ROOM * asked.size + _LOG) // 1024
     if found.free < needed and not _resumes(asked):
         said = f"{asked.target}: it has {found.free // 1024} MB free in /var/lib, and {needed // 1024} are needed"
-        problems.append(Problem("", None, None, said, "make room there"))
+        remedy = "make room there; what earlier restores set aside is in /var/lib/rancher/k3s/server.before-*"
+        problems.append(Problem("", None, None, said, remedy))
     return problems
 
 

@@ -81,17 +81,22 @@ class Progress:
     """What it said last."""
 
 
-LOOK = f"""
+def look(folder: str, unit: str, quiet: str) -> str:
+    """Given a folder, its unit and the unit of its k3s, return the script whose output read() reads."""
+    return f"""
 export PATH=/opt/bin:/usr/local/bin:$PATH
 say() {{ printf '%s ' "$1"; base64 -w0; echo; }}
-cd {FOLDER} 2>/dev/null || exit 0
+cd {folder} 2>/dev/null || exit 0
 for each in job progress failed aside; do if [ -f "$each" ]; then say "$each" <"$each"; fi; done
-systemctl is-active {UNIT} 2>/dev/null | say unit
-systemctl is-active {QUIET} 2>/dev/null | say quiet
+systemctl is-active {unit} 2>/dev/null | say unit
+systemctl is-active {quiet} 2>/dev/null | say quiet
 if [ -f log ]; then tail -n 1 log | tail -c 300 | say last; fi
 exit 0
 """
-"""The script whose output read() reads."""
+
+
+LOOK = look(FOLDER, UNIT, QUIET)
+"""For a restore."""
 
 
 def read(output: str) -> Progress:
@@ -141,6 +146,7 @@ step() {
     printf '%s %s\n' "$1" "$(date +%s)" >>progress && sync progress || fail "$folder/progress cannot be written"
     echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $1"
 }
+room() { df -Pk . | awk 'NR == 2 { printf "%d MB are free there", $4 / 1024 }'; }
 whole() {
     [ "$(sha256sum database | cut -c1-64)" = "$1" ] || fail "the database that was staged is not the backup's"
 }
@@ -189,7 +195,27 @@ if ! done_ {ASIDE}; then
 fi
 """
 
+SERVE = r"""
+# A k3s that moves nothing.
+quiet() {
+    held
+    start_quiet "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager \
+        --disable-cloud-controller --disable-helm-controller "$@" || fail "k3s cannot be started for the proof"
+    n=0
+    until [ "$(timeout 10 "$k3s" kubectl get --raw /readyz 2>/dev/null)" = ok ]; do
+        said=$(quiet_says)
+        quiet_lives || fail "k3s does not start on what was restored: $said; $(room)"
+        n=$((n + 1))
+        [ $n -lt "$limit" ] || fail "k3s does not get ready on what was restored: $said"
+        echo "waits for k3s: $said"
+        sleep 1
+    done
+}
+"""
+"""Has quiet(), which starts that k3s with further flags, and waits for it."""
+
 PUT = rf"""
+{SERVE}
 # 3. In place. What an earlier try left half done is wiped: what the host had is aside.
 rm -f /etc/rancher/k3s/config.yaml.d/90-i12e.yaml
 for each in "$server"/* "$server"/.[!.]*; do
@@ -204,7 +230,7 @@ case $kind in
     status=$?
     cat reset.log
     grep -q 'Managed etcd cluster membership has been reset' reset.log ||
-        fail "k3s did not take the snapshot (status $status): $(tail -n 1 reset.log | tail -c 300)"
+        fail "k3s did not take the snapshot (status $status): $(tail -n 1 reset.log | tail -c 300); $(room)"
     [ -d "$server/db/etcd/member/wal" ] || fail "k3s said that it restored, and there is no etcd"
     ;;
 {SQLITE} | {CONVERT})
@@ -215,21 +241,7 @@ case $kind in
 esac
 step {PLACED}
 
-# 4. A k3s that moves nothing.
-quiet() {{
-    held
-    start_quiet "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager \
-        --disable-cloud-controller --disable-helm-controller "$@" || fail "k3s cannot be started for the proof"
-    n=0
-    until [ "$(timeout 10 "$k3s" kubectl get --raw /readyz 2>/dev/null)" = ok ]; do
-        said=$(quiet_says)
-        quiet_lives || fail "k3s does not start on what was restored: $said"
-        n=$((n + 1))
-        [ $n -lt "$limit" ] || fail "k3s does not get ready on what was restored: $said"
-        echo "waits for k3s: $said"
-        sleep 1
-    done
-}}
+# 4.
 quiet
 if [ "$kind" = {CONVERT} ]; then
     # Only what starts on SQLite once has the cluster's certificates and its key of the Secrets on the disk; k3s copies

@@ -130,6 +130,7 @@ def killed(scene: Scene, chance: random.Random, longest: float) -> str:
     """
     when = chance.uniform(0.5, longest)
     what = chance.choice(("operator", "operator", "host", "both"))
+    scene.lab.read(scene.first, "rm -rf /var/lib/rancher/k3s/server.before-*")  # its disk is small
     process = scene.operator.start("restore", "--yes", "--timeout", "60s")
     deadline = time.monotonic() + when
     while time.monotonic() < deadline and process.poll() is None:
