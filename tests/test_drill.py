@@ -90,7 +90,7 @@ class Scene:
         build.told.clear()
         build.notes.clear()
         with mock.patch.object(drill, "open_places", return_value=([self.place, *more], list(problems))):
-            drill.run(build, backup, "", offline=True)
+            drill.run(build, backup, "", on="", offline=True)
         (told,) = build.told
         return told.facts
 

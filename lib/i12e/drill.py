@@ -1,45 +1,66 @@
 """`drill`: proves that the newest good backup restores, tells how long that takes, and writes it down beside it.
 
-Nothing else is written to the store, and no host, name or cluster is asked for anything: the key that opens backups,
-this checkout and the store are all it takes. What a drill does is in drill_offline; which backup, and what becomes of
-the result, is here.
+Nothing else is written to the store, and no name and no cluster is asked for anything: the key that opens backups, this
+checkout and the store are all it takes, and a host if it is to be k3s itself that restores. What a drill does is in
+drill_offline and drill_host; which backup, where, and what becomes of the result, is here.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from i12e import backup_keys, backups, drill_offline, localetcd, lock, screen, verify
+from i12e import (
+    artifacts,
+    backup_keys,
+    backups,
+    drill_host,
+    drill_lab,
+    drill_offline,
+    localetcd,
+    lock,
+    machines,
+    remote,
+    screen,
+    verify,
+)
 from i12e.backup_verify import known
 from i12e.backups import Backup, Mark, Place
 from i12e.bell import Bell
 from i12e.build import Build
 from i12e.damaged import Damaged
+from i12e.drill_host import Release, Site
 from i12e.drill_offline import Report
 from i12e.errors import Problem, UsageError, UserError
 from i12e.files import private_folder
 from i12e.lock import operator
 from i12e.openplaces import open_places
 from i12e.secrets import Secret
+from i12e.settings import Cluster
 from i12e.stores import Missing, StoreError
 
 _LIST = "./doit backup_list shows what there is"
 
 
-def run(build: Build, backup: str, store: str, offline: bool) -> None:
-    """Given a backup's id ("": the newest good one) and a store ("": all), drill that backup.
+def run(build: Build, backup: str, store: str, on: str, offline: bool) -> None:
+    """Given a backup's id ("": the newest good one), a store ("": all) and a host, drill that backup there.
 
-    `offline`: without a host, as all drills are so far. Raise UserError with what is wrong.
+    `on`: a host of the configuration, USER@ADDRESS, "lab", or "" for a drill without a host, which `offline` asks for.
+    Raise UserError with what is wrong.
     """
+    if on and offline:
+        raise UsageError(Problem("", None, None, "--on and --offline: an offline drill is one without a host"))
     cluster = build.cluster()
+    somewhere = _where(build, cluster, on) if on else None
     keys = backup_keys.private(build.paths, cluster.name, os.environ)
     with _alone(build) as folder:
         places, problems = open_places(build, cluster, store, probe=False)
-        drilling = Drilling(build, keys, folder, problems)
+        drilling = Drilling(build, keys, folder, problems, somewhere)
         try:
             drilling.run(places, backup)
         finally:
@@ -68,16 +89,68 @@ def _alone(build: Build) -> Iterator[Path]:
         held.release()
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where a drill that needs a host goes."""
+
+    release: Release
+    """The k3s that it has there."""
+    make: Callable[[Path], AbstractContextManager[Site]]
+
+    def __call__(self, folder: Path) -> AbstractContextManager[Site]:
+        """Given a private folder, have the site."""
+        return self.make(folder)
+
+
+def _where(build: Build, cluster: Cluster, on: str) -> Where:
+    """Given what --on says, return where that is; raise UserError."""
+    hosts = {host.name: host for host in build.checked_hosts()}
+    first = next((host for host in hosts.values() if host.role == "server"), None)
+    if first is None:
+        raise UserError(Problem(build.paths.hosts, None, None, "there is no server, so no k3s to drill with"))
+    entries = artifacts.load(build.files, build.paths.artifacts) or {}
+    release = Release(first, entries)
+    if on == drill_lab.NAME and on not in hosts:
+        return Where(release, lambda folder: drill_lab.host(build.paths.root, folder, release.version))
+    outs = drill_host.outs(list(hosts.values()), [*_stores(build, cluster), *_name_servers(cluster)])
+    if on in hosts:
+        pinned = machines.load(build.paths).get(on, "")
+        site = Site(on, remote.target(hosts[on], build.paths.root), f"on {on},", outs, pinned)
+    elif "@" in on:
+        site = Site(on, remote.Target(on, on), f"on {on},", outs)
+    else:
+        remedy = f"there are {', '.join(hosts)}; USER@ADDRESS is any other machine, and lab makes one here"
+        raise UsageError(Problem("", None, None, f"--on {on}: there is no such host", remedy))
+    return Where(release, lambda folder: nullcontext(site))
+
+
+def _stores(build: Build, cluster: Cluster) -> Iterator[tuple[str, int]]:
+    """Yield where the servers of the stores are, as far as they are told."""
+    for store in backup_keys.stores(build.paths, cluster, os.environ):
+        found = urlsplit((store.s3 and store.s3.endpoint) or "")
+        if found.hostname:
+            yield found.hostname, found.port or (80 if found.scheme == "http" else 443)
+
+
+def _name_servers(cluster: Cluster) -> Iterator[tuple[str, int]]:
+    if cluster.dns is not None and cluster.dns.rfc2136 is not None:
+        yield cluster.dns.rfc2136.server, cluster.dns.rfc2136.port
+
+
 class Drilling:
     """One run of drill."""
 
-    def __init__(self, build: Build, keys: Sequence[Secret], folder: Path, problems: Sequence[Problem]) -> None:
+    def __init__(
+        self, build: Build, keys: Sequence[Secret], folder: Path, problems: Sequence[Problem],
+        where: Where | None = None,
+    ) -> None:  # fmt: skip
         self.problems = list(problems)
         self.other_key: list[Problem] = []
         """Of a backup that is sealed to other keys than ours: that is no reason for an alarm."""
         self._build = build
         self._keys = keys
         self._folder = folder
+        self._where = where
 
     def run(self, places: Sequence[Place], backup: str) -> None:
         """Given the stores and a backup's id ("": the newest good one), drill it in one of them."""
@@ -109,7 +182,11 @@ class Drilling:
         report, why, began = Report(), "", time.monotonic()
         folders = (self._folder.parent, self._folder)
         try:
-            drill_offline.run(place, each.id, self._keys, folders, known(self._build), report)
+            if self._where is None:
+                drill_offline.run(place, each.id, self._keys, folders, known(self._build), report)
+            else:
+                site, release = self._where(self._folder), self._where.release
+                drill_host.run(place, each.id, self._keys, folders[0], known(self._build), report, site, release)
         except (Missing, Damaged) as error:
             why = error.why
         except verify.OtherKey as error:

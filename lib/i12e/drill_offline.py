@@ -85,14 +85,8 @@ def run(
     are taken. Raise Damaged if the backup would not restore; Unable if this machine cannot tell; what verify.opened
     raises else.
     """
-    clock = _Clock(screen.meter(f"reads {backup} in {place.store.name}"))
-    with verify.opened(place, backup, keys, folders[0], clock, known) as opened:
-        manifest, now = opened.manifest, time.monotonic()
-        objects = sum(manifest.objects.values())
-        report.facts |= {"datastore": manifest.datastore, "k3s": manifest.k3s, "objects": objects}
-        read = f"{manifest.size / 1e6:.1f} MB in {screen.count(len(manifest.parts), 'part')}, opened with the key"
-        report.add("read", clock.last - clock.began, read)
-        report.add("check", now - clock.last, f"{_checked(opened)}; {_same(objects)}")
+    with reading(place, backup, keys, folders[0], known, report) as opened:
+        manifest = opened.manifest
         if isinstance(opened.snapshot, EtcdSnapshot):
             found = _etcd_for(opened.snapshot, manifest.k3s, report)
             if found is not None:
@@ -100,6 +94,22 @@ def run(
         else:
             report.how = f"offline, SQLite {sqlite3.sqlite_version}"
             report.facts |= {"by": f"SQLite {sqlite3.sqlite_version}"}
+
+
+@contextmanager
+def reading(
+    place: Place, backup: str, keys: Sequence[Secret], folder: Path, known: Sequence[Secret], report: Report
+) -> Iterator[verify.Opened]:
+    """Given what verify.opened takes and a report, have a backup, read and checked, until the end; raise that."""
+    clock = _Clock(screen.meter(f"reads {backup} in {place.store.name}"))
+    with verify.opened(place, backup, keys, folder, clock, known) as opened:
+        manifest, now = opened.manifest, time.monotonic()
+        objects = sum(manifest.objects.values())
+        report.facts |= {"datastore": manifest.datastore, "k3s": manifest.k3s, "objects": objects}
+        read = f"{manifest.size / 1e6:.1f} MB in {screen.count(len(manifest.parts), 'part')}, opened with the key"
+        report.add("read", clock.last - clock.began, read)
+        report.add("check", now - clock.last, f"{_checked(opened)}; {_same(objects)}")
+        yield opened
 
 
 def _checked(opened: verify.Opened) -> str:

@@ -381,7 +381,8 @@ def backup_tasks(config: TaskDict) -> Iterator[TaskDict]:
         [
             one,
             {**option("from", "the store that it comes from [default: whichever has the newest]"), "name": "store"},
-            option("offline", "without a host, as all drills are for now", bool, False),
+            option("on", "a host, USER@ADDRESS, or lab: k3s restores it there, with no way out [default: offline]"),
+            option("offline", "without a host, as it is where no --on is given", bool, False),
         ],
         reads=True,
     )

@@ -166,8 +166,7 @@ def _backup_fits(now: Situation, asked: Asked) -> list[Problem]:
 
     if manifest.datastore == ETCD and host.k3s.datastore != "etcd":
         refuse("the backup is a snapshot of etcd, which cannot become SQLite", "set k3s.datastore: etcd")
-    ours, theirs = _number(host.k3s.version), _number(manifest.k3s)
-    if ours is not None and theirs is not None and ours < theirs:
+    if is_older(host.k3s.version, manifest.k3s):
         refuse(
             f"the backup was made by k3s {manifest.k3s}, and {asked.target} is to run {host.k3s.version}, an older one",
             f"set k3s.version: {manifest.k3s}, or a newer one",
@@ -242,6 +241,12 @@ def _hold_of(now: Situation, name: str) -> str | None:
 def _why(now: Situation, name: str) -> str:
     found = now.view.facts[name]
     return found.why if isinstance(found, Silent) else ""
+
+
+def is_older(ours: str, theirs: str) -> bool:
+    """Given two versions of k3s, tell whether the first one is older, which does not take a datastore of the other."""
+    found, wanted = _number(ours), _number(theirs)
+    return found is not None and wanted is not None and found < wanted
 
 
 def _number(version: str) -> tuple[int, ...] | None:

@@ -365,18 +365,18 @@ def let_go(unit: str) -> str:
     return f"set -eu; rm -f {STATE}/hold {STATE}/proven.json; sync {STATE}; {start}\n"
 
 
-def piece(size: int, name: str = "database") -> str:
-    """Given how many bytes of a file are there, return the script that adds the piece that it is given.
+def piece(size: int, name: str = "database", folder: str = FOLDER) -> str:
+    """Given how many bytes of a file of a folder are there, return the script that adds the piece that it is given.
 
     What is behind that size is cut off first; it prints the size afterwards.
     """
-    return f"set -eu; umask 077; cd {FOLDER}; touch {name}; truncate -s {size} {name}; cat >>{name}; stat -c %s {name}"
+    return f"set -eu; umask 077; cd {folder}; touch {name}; truncate -s {size} {name}; cat >>{name}; stat -c %s {name}"
 
 
-def write(name: str, size: int) -> str:
-    """Given a file's name and size, return the script that writes it there whole, from its input."""
+def write(name: str, size: int, folder: str = FOLDER) -> str:
+    """Given a file's name, size and folder, return the script that writes it there whole, from its input."""
     return (
-        f"set -eu; umask 077; cd {FOLDER}; cat >{name}.new; "
+        f"set -eu; umask 077; cd {folder}; cat >{name}.new; "
         f'[ "$(wc -c <{name}.new)" = {size} ] || {{ echo "{name} did not arrive whole" >&2; exit 1; }}; '
         f"sync {name}.new; mv -f {name}.new {name}; sync ."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -48,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("--delay", type=float, help="seconds that a packet takes (slow)")
     fault.add_argument("--pattern", help="a regular expression of a command line (ssh_drops)")
     fault.add_argument("--after", type=float, help="seconds (ssh_drops)")
+    scratch = what.add_parser("scratch", help="boot one host with k3s on it, and end it with the input (for a drill)")
+    scratch.add_argument("folder", type=Path)
+    scratch.add_argument("version")
     shell = what.add_parser("shell", help="run a script as root on a host, past the network")
     shell.add_argument("host")
     shell.add_argument("script")
@@ -151,6 +155,25 @@ def _fault(given: argparse.Namespace) -> None:
     _lab(given).fault(given.host, given.kind, not given.off, **how)
 
 
+def _scratch(given: argparse.Namespace) -> None:
+    host = "agent-1"
+    if lacking := needs.missing():
+        raise Trouble(lacking)
+    Lab(given.folder).stop()  # of a drill that was killed with its lab
+    try:
+        lab = Lab.start(given.folder, [host])
+        put = "mkdir -p /opt/bin && cat >/opt/bin/k3s && chmod 755 /opt/bin/k3s"
+        done = lab.shell(host, put, environment.stand_in_as(given.version))
+        if done.status:
+            raise Trouble(f"{host} takes no k3s: {done.complaint.strip()}")
+        outs = [(places.GATEWAY, 80)]
+        told = {"host": f"core@{places.address(host)}", "ssh_config": str(lab.ssh_config), "outs": outs}
+        print(json.dumps(told), flush=True)
+        sys.stdin.read()
+    finally:
+        Lab(given.folder).stop()
+
+
 def _shell(given: argparse.Namespace) -> int:
     done = _lab(given).shell(given.host, given.script)
     print(done.output, end="")
@@ -163,6 +186,7 @@ _DO = {
     "down": _down,
     "status": _status,
     "fault": _fault,
+    "scratch": _scratch,
     "shell": _shell,
     **dict.fromkeys(_ONE_HOST, _one_host),
 }

@@ -156,10 +156,9 @@ def _cluster(paths: Paths, lab: Lab) -> Iterator[str]:
 
 def publish(lab: Lab) -> list[tuple[str, str, str, int]]:
     """Given a lab, let its server have the stand-in for k3s; return for each version its URL, sha256 and size."""
-    source = stand_in().read_bytes()
     found: list[tuple[str, str, str, int]] = []
     for version in VERSIONS:
-        content = re.sub(rb'(?m)^VERSION = "[^"]*"', f'VERSION = "{version}"'.encode(), source, count=1)
+        content = stand_in_as(version)
         name = "k3s" if _arch() == "amd64" else f"k3s-{_arch()}"
         folder = f"k3s-io/k3s/releases/download/{version}"
         files.private_folder(lab.artifacts)
@@ -174,6 +173,12 @@ def publish(lab: Lab) -> list[tuple[str, str, str, int]]:
 def stand_in() -> Path:
     """Return the stand-in for k3s."""
     return Path(__file__).with_name("k3s.py")
+
+
+def stand_in_as(version: str) -> bytes:
+    """Given a version of k3s, return the stand-in that says that it is of that version."""
+    source = stand_in().read_bytes()
+    return re.sub(rb'(?m)^VERSION = "[^"]*"', f'VERSION = "{version}"'.encode(), source, count=1)
 
 
 def forget(root: Path, hosts: list[str]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -35,6 +36,17 @@ class Sftp:
     folder: Path
     """What it gives."""
     conf: str
+    log: Path
+    """What sftp-server says of each file that it opens, renames or removes."""
+
+    def writes(self) -> list[str]:
+        """Return the names of the files that were written, renamed or removed since the last call."""
+        text = self.log.read_text()
+        self.log.write_text("")  # it is opened to append
+        opened = re.findall(r'^open "(.*)" flags \S*WRITE', text, re.MULTILINE)
+        return opened + re.findall(
+            r'^(?:rename old|posix-rename old|remove name|mkdir name) "([^"]*)"', text, re.MULTILINE
+        )
 
 
 @contextlib.contextmanager
@@ -47,10 +59,11 @@ def sftp(folder: Path, enter: tuple[str, ...]) -> Iterator[Sftp]:
         subprocess.run(command, check=True)
     Path("/run/sshd").mkdir(exist_ok=True)  # Debian's sshd wants it
     (folder / "files").mkdir()
+    says = f"/usr/lib/openssh/sftp-server -e -l VERBOSE 2>>{folder}/sftp.log"
     settings = {
         "Port": _PORT, "ListenAddress": places.GATEWAY, "HostKey": folder / "host_key", "PidFile": "none",
         "AuthorizedKeysFile": folder / "user_key.pub", "UsePAM": "no", "StrictModes": "no",
-        "Subsystem": "sftp /usr/lib/openssh/sftp-server", "PermitRootLogin": "yes", "MaxStartups": "100",
+        "Subsystem": f"sftp {says}", "PermitRootLogin": "yes", "MaxStartups": "100",
     }  # fmt: skip
     (folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     with (folder / "log").open("wb") as log:
@@ -65,7 +78,9 @@ def sftp(folder: Path, enter: tuple[str, ...]) -> Iterator[Sftp]:
         key = (folder / "user_key").read_text().replace("\n", "\\n")
         options = {"type": "sftp", "host": places.GATEWAY, "port": _PORT, "user": "root", "key_pem": key,
                    "shell_type": "none", "disable_hashcheck": "true"}  # fmt: skip
-        yield Sftp(folder / "files", "[nas]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()))
+        conf = "[nas]\n" + "".join(f"{name} = {value}\n" for name, value in options.items())
+        (folder / "sftp.log").touch()
+        yield Sftp(folder / "files", conf, folder / "sftp.log")
     finally:
         process.kill()
         process.wait()

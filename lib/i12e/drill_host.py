@@ -1,0 +1,325 @@
+"""The drill on a host: a backup restored by k3s itself, on a machine that is no server, and proven by its API there.
+
+What it does on the host is in drilling. It goes onto any machine that ssh reaches: an agent of the cluster, or one that
+has never seen i12e. Before the backup is read it is clear that the host can do it; after it, nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from i12e import database, drilling, facts, remote, restore_plan, restored, restoring, screen, verify
+from i12e.artifacts import Entry
+from i12e.backups import Place
+from i12e.bundle import DATABASE, ETCD, HOSTS, SQLITE
+from i12e.damaged import Damaged
+from i12e.drill_offline import Report, reading
+from i12e.drilling import FOLDER, Inside, Outs
+from i12e.facts import HostFacts
+from i12e.localetcd import Unable
+from i12e.lock import duration, operator
+from i12e.model import Host
+from i12e.releases import k3s as release
+from i12e.remote import Remote, Target
+from i12e.restoring import CONVERT, Job, Progress
+from i12e.secrets import Secret
+
+_LOOK = 0.5  # seconds between two looks at the host
+_NEWS = 10.0
+_LIMIT = 3600.0  # seconds in which k3s restores and is ready
+_ROOM, _LOG = 3, 192 << 20  # times the database, and bytes beside it, as for a restore
+_PROGRAM = 400 << 20  # bytes for k3s and what it unpacks
+_MEMORY = 600 << 10  # KB that k3s needs without its agent
+_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+_AGAIN = "drill again once that is mended"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a drill goes."""
+
+    name: str
+    """For messages."""
+    target: Target
+    how: str
+    """What the mark says of it, in front of k3s's version."""
+    outs: Outs
+    """What of the cluster must not be reached from in there."""
+    machine_id: str = ""
+    """The one that it is known by, if it is."""
+    notes: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True)
+class Release:
+    """The k3s that a restore would have, and where it is had."""
+
+    host: Host
+    """Of whose configuration it is."""
+    entries: Mapping[str, Entry]
+    """Of artifacts.lock, by URL."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        return self.host.k3s.version
+
+    def entry(self, machine: str) -> Entry | None:
+        """Given what uname -m says, return the entry of the lock file, if there is one."""
+        os = self.host.os.model_copy(update={"arch": _ARCH.get(machine, machine)})
+        return self.entries.get(release(self.host.model_copy(update={"os": os})).url)
+
+
+def run(
+    place: Place, backup: str, keys: Sequence[Secret], folder: Path, known: Sequence[Secret], report: Report,
+    site: AbstractContextManager[Site], wanted: Release, say: Callable[[str], None] = screen.say,
+) -> None:  # fmt: skip
+    """Given a store, a backup's id, the keys that open it, a folder for files without names, the cluster's tokens,
+    where the drill goes and which k3s it has there, drill it.
+
+    `report` gets the steps as they are taken. Raise Damaged if it does not restore; Unable if that cannot be told; what
+    verify.opened raises else.
+    """
+    with site as there:
+        report.notes += there.notes
+        with Remote(there.target) as host:
+            try:
+                _Drill(there, host, wanted, report, say).run(place, backup, keys, folder, known)
+            except remote.Unreachable as error:
+                raise Unable(f"{there.name}: {error.why}", error.remedy) from None
+
+
+class _Drill:
+    def __init__(self, site: Site, host: Remote, wanted: Release, report: Report, say: Callable[[str], None]) -> None:
+        self._site = site
+        self._host = host
+        self._wanted = wanted
+        self._report = report
+        self._say = say
+        self._k3s = ""
+        self._outs = ""
+        self._free = 0
+
+    def run(self, place: Place, backup: str, keys: Sequence[Secret], folder: Path, known: Sequence[Secret]) -> None:
+        with self._claimed():
+            self._fits()
+            with reading(place, backup, keys, folder, known, self._report) as opened:
+                self._report.how = f"{self._site.how} k3s {self._k3s}"
+                self._report.facts |= {"by": f"k3s {self._k3s}", "made_by": f"k3s {opened.manifest.k3s}"}
+                self._is_new_enough(opened.manifest.k3s)
+                job = self._job(opened)
+                self._has_room(job.size)
+                began = time.monotonic()
+                self._send(job, opened)
+                size = f"{job.size / 1e6:.1f} MB to {self._site.name}"
+                self._report.add("send", time.monotonic() - began, size)
+                try:
+                    self._restore(job)
+                    with self._report.step("compare", "its API has all that was backed up, and opens the sentinel"):
+                        restored.compare(Inside(self._host), opened, say=self._say)
+                except database.Failed as error:
+                    raise self._whose(job, opened, error.why) from None
+            began = time.monotonic()
+            self._clean()
+            self._report.add("end", time.monotonic() - began, f"nothing of it is left on {self._site.name}")
+
+    # --- may it
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Until the block ends, have the host for ourselves, with an empty folder; nothing of that stays."""
+        who = f"{operator()}, since {time.strftime('%H:%M:%S')}"
+        with self._host.hold(f"{drilling.CLAIM}{shlex.quote(who)}") as held:
+            line = held.first_line(60)
+            if line.startswith("busy"):
+                raise Unable(f"{self._site.name}: another drill is at work: {line.removeprefix('busy').strip()}")
+            if line != "held":
+                said = (held.complaint() or line).strip()[-300:]
+                raise Unable(f"{self._site.name}: no drill can begin: {said or 'it says not why'}")
+            try:
+                yield
+            finally:
+                with suppress(remote.Unreachable):  # the host ends it by itself
+                    self._clean()
+
+    def _clean(self) -> None:
+        done = self._host.run(drilling.CLEAN, limit=120)
+        if done.status:
+            raise Unable(f"{self._site.name}: {FOLDER} cannot be removed: {done.complaint.strip()[-200:]}")
+
+    def _fits(self) -> None:
+        """See that a drill can be done there, and bring k3s there; raise Unable with all that speaks against it."""
+        name = self._site.name
+        found = facts.parse(self._host.run(facts.script(False), limit=90).output)
+        said = self._host.run(drilling.HAS, limit=60).output.split("\n")
+        machine, memory, lacks, version = (*(line.strip() for line in said), "", "", "", "")[:4]
+        wrong = [*self._strange(found)]
+        if lacks:
+            wrong.append(f"it lacks {lacks}")
+        if memory.isdecimal() and int(memory) < _MEMORY:
+            wrong.append(f"it has {int(memory) >> 10} MB of memory free, and k3s needs {_MEMORY >> 10}")
+        entry = self._wanted.entry(machine)
+        has, no_k3s = version == self._wanted.version, ""
+        if not has and entry is None:
+            theirs = f"k3s {version}" if version else "no k3s"
+            no_k3s = f"it has {theirs}, and artifacts.lock has no k3s {self._wanted.version} for {machine}"
+            wrong.append(no_k3s)
+        if wrong:
+            remedy = "./doit lock" if wrong == [no_k3s] else "drill on another host"
+            raise Unable(f"{name}: {'; '.join(wrong)}", remedy)
+        if found.unit == "k3s-agent" and found.active == "active":
+            self._report.notes.append(f"{name} is a node of the cluster: the drill shares its memory and its disk")
+        self._k3s, self._free = self._wanted.version, found.free << 10
+        self._bring(None if has else entry)
+        script, outs = drilling.outside(self._site.outs)
+        self._outs = self._do(script, outs, 60)
+
+    def _strange(self, found: HostFacts) -> Iterator[str]:
+        if found.datastore or found.mark:
+            yield f"it has the datastore of {found.mark or 'a k3s server'}, and a drill goes onto no server"
+        if found.staged or found.hold is not None:
+            yield f"somebody is at work on it: {found.hold or 'a reset is staged'}"
+        if self._site.machine_id and found.machine_id != self._site.machine_id:
+            yield f"it is another machine ({found.machine_id}) than the one that machines.lock pins"
+
+    def _bring(self, entry: Entry | None) -> None:
+        """Bring k3s into the drill's folder: the host's own, or the one of the lock file."""
+        if entry is None:
+            self._do(drilling.TAKE)
+            return
+        self._say(f"{self._site.name}: fetches k3s {self._k3s}")
+        try:
+            self._do(drilling.fetch(entry.url, entry.sha256), limit=900)
+        except Unable as error:
+            raise Unable(f"{self._site.name}: k3s {self._k3s} is not to be had from {entry.url}: {error.why}") from None
+
+    def _is_new_enough(self, theirs: str) -> None:
+        if restore_plan.is_older(self._k3s, theirs):
+            said = f"the backup was made by k3s {theirs}, and the configuration has {self._k3s}, an older one"
+            raise Unable(said, f"a restore refuses that, too: set k3s.version: {theirs}, or a newer one")
+
+    def _has_room(self, size: int) -> None:
+        needed = _ROOM * size + _LOG + _PROGRAM
+        if self._free < needed:
+            said = f"it has {self._free >> 20} MB free in /var/lib, and {needed >> 20} are needed"
+            raise Unable(f"{self._site.name}: {said}", "make room there")
+
+    # --- the restore
+
+    def _job(self, opened: verify.Opened) -> Job:
+        sealed = opened.index.plain[DATABASE]
+        manifest = opened.manifest
+        kind = ETCD if manifest.datastore == ETCD else SQLITE
+        if kind == SQLITE and self._wanted.host.k3s.datastore == ETCD:
+            kind = CONVERT
+        return Job(manifest.id, "", kind, "", manifest.uid, sealed.size, sealed.sha256, operator(), time.time())
+
+    def _send(self, job: Job, opened: verify.Opened) -> None:
+        theirs = _config_of(opened)
+        self._write("etc/k3s/config.yaml", drilling.config(opened.token, theirs))
+        self._write("outs", self._outs.encode())
+        self._write("run.sh", drilling.script(job).encode())
+        self._write("control.sh", drilling.control(job).encode())
+        self._send_database(opened.database, job.size)
+
+    def _send_database(self, file: IO[bytes], size: int) -> None:
+        meter = screen.meter(f"sends the database to {self._site.name}")
+        file.seek(0)
+        there = 0
+        while piece := file.read(restoring.PIECE):
+            there = int(self._do(restoring.piece(there, folder=FOLDER), piece, 600))
+            meter(there, size)
+        if there != size:
+            raise Unable(f"{self._site.name}: the database did not arrive whole", _AGAIN)
+
+    def _restore(self, job: Job) -> None:
+        """Have k3s serve it; raise Unable where it did not come so far, Failed if k3s does not take it."""
+        self._say(f"{self._site.name}: restores, with no way out")
+        progress, began, marks = self._follow("run.sh")
+        if progress.failed and drilling.FENCED not in progress.done:
+            raise Unable(f"{self._site.name}: {progress.failed}", _AGAIN)
+        tried = len(self._outs.splitlines())
+        fence = f"none of the {tried} addresses of the cluster that {self._site.name} reaches is reached from in there"
+        if not tried:
+            fence = f"{self._site.name} reaches nothing of the cluster anyway"
+        takes = {ETCD: "the snapshot", SQLITE: "the database", CONVERT: "the database"}[job.kind]
+        ready = "it is ready, without agent, scheduler and controllers"
+        if job.kind == CONVERT:
+            ready += ", and converted to etcd"
+        said = {
+            drilling.FENCED: ("fence", fence),
+            restoring.PLACED: ("restore", f"k3s takes {takes}"),
+            restoring.READY: ("start", ready),
+        }
+        for step, (name, what) in said.items():
+            if step in marks:
+                self._report.add(name, marks[step] - began, what)
+                began = marks[step]
+        if progress.failed:
+            raise database.Failed(progress.failed)
+
+    def _follow(self, name: str) -> tuple[Progress, float, dict[str, float]]:
+        """Run a script of the folder until it is ready or has failed; return how far it came, when it began, and when
+        each step was seen to be done, by our clock."""
+        self._do(f"{drilling.START}{name}")
+        began = told = time.monotonic()
+        marks: dict[str, float] = {}
+        while True:
+            progress = restoring.read(self._do(drilling.LOOK))
+            now = time.monotonic()
+            for step in progress.done:
+                marks.setdefault(step, now)
+            if progress.failed or (restoring.READY in progress.done and progress.quiet):
+                return progress, began, marks
+            if not progress.quiet:
+                said = f"the drill's unit ended: {progress.last}"
+                raise Unable(f"{self._site.name}: {said}", f"journalctl -u {drilling.UNIT} there; {_AGAIN}")
+            if now - began > _LIMIT:
+                raise Unable(f"{self._site.name}: not ready after {duration(_LIMIT)}: {progress.last}")
+            if now - told > _NEWS:
+                told = now
+                self._say(f"{self._site.name}: restores, {duration(now - began)}: {progress.last}")
+            time.sleep(_LOOK)
+
+    def _whose(self, job: Job, opened: verify.Opened, why: str) -> Damaged | Unable:
+        """Given why a backup did not restore, return whose fault that is."""
+        if opened.manifest.k3s != self._k3s:
+            said = f"{why}; it was made by k3s {opened.manifest.k3s}, and {self._k3s} is another one"
+            return Unable(said, f"drill again with k3s.version: {opened.manifest.k3s}")
+        self._say(f"{self._site.name}: sees whether k3s starts there at all")
+        progress, _, _ = self._follow("control.sh")
+        if progress.failed:
+            return Unable(f"{why}; and it does not start there on nothing either: {progress.failed}", _AGAIN)
+        return Damaged(f"k3s {self._k3s} on {self._site.name}: {why}")
+
+    # --- by what
+
+    def _do(self, script: str, stdin: bytes = b"", limit: float = 120) -> str:
+        done = self._host.run(script, stdin, limit)
+        if done.status:
+            said = (done.complaint or done.output).strip()[-300:] or f"status {done.status}"
+            raise Unable(f"{self._site.name}: a command on it failed: {said}", _AGAIN)
+        return done.output
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._do(restoring.write(name, len(content), FOLDER), content)
+
+
+def _config_of(opened: verify.Opened) -> str:
+    """Return k3s's config of the server that a backup is from, "" if it has none."""
+    place = f"{opened.manifest.server}/etc/rancher/k3s/config.yaml"
+    said = dict(opened.reading.files(HOSTS, opened.index, lambda name: name == place))
+    return said.get(place, b"").decode(errors="replace")
+
+
+def outs(hosts: Sequence[Host], endpoints: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Given the hosts of a cluster and its further servers (stores, DNS), return what a drill must not reach."""
+    found = [(str(host.addresses[0]), 6443) for host in hosts if host.role == "server" and host.addresses]
+    found += [(str(host.addresses[0]), host.ssh.port) for host in hosts if host.addresses]
+    return list(dict.fromkeys([*found, *endpoints]))

@@ -1,0 +1,240 @@
+"""What a drill does on a host: a backup's database under a k3s that reaches nobody and that nobody reaches.
+
+All of it is one unit of systemd's, with a network of its own that ends in the unit, and with a view of the disk in
+which all but one folder is read-only: /var/lib/rancher and /etc/rancher are folders in that one, so that k3s, and
+whoever asks it, find everything where they always do. What the host itself has of k3s is neither seen nor changed. The
+unit and the folder end with the session of whoever drills.
+
+Before the database is touched, the unit tries every address that the host itself reaches: one that answers ends it.
+
+Sources: systemd.exec(5), network_namespaces(7); k3s-docs cli/server.md; for the k3s itself, see restoring.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+
+from i12e import restoring
+from i12e.facts import STATE
+from i12e.programs import Done
+from i12e.remote import Remote, Target
+from i12e.restoring import CONVERT, ETCD, Job
+from i12e.secrets import Secret
+
+FOLDER = f"{STATE}/drill"
+UNIT = "i12e-drill"
+FENCED = "fenced"
+NODE = "drill"
+_ADDRESS = "192.0.2.1"  # of a network that is for documents (RFC 5737)
+_LOCK = "/run/i12e-drill"
+_LONGEST = "6h"
+_KEPT = re.compile(
+    r"(cluster-cidr|service-cidr|cluster-dns|cluster-domain|secrets-encryption|secrets-encryption-provider)"
+    r':\s*"?([^"#\n]+?)"?\s*'
+)
+"""The settings of a server without which an API server does not have what the database has."""
+
+Outs = Sequence[tuple[str, int]]
+"""Addresses or names, and ports, that a drill must not reach."""
+
+CLEAN = f"""
+systemctl stop {UNIT} 2>/dev/null
+systemctl reset-failed {UNIT} 2>/dev/null
+rm -rf {FOLDER}
+rmdir /var/lib/rancher /etc/rancher 2>/dev/null
+[ ! -e {FOLDER} ]
+"""
+"""Removes all that a drill is on a host; status 1 if anything stays."""
+
+CLAIM = rf"""
+exec bash -c '
+exec 9>{_LOCK}.lock
+if ! flock -n 9; then echo "busy $(head -n 1 {_LOCK} 2>/dev/null)"; exit 0; fi
+printf "%s\n" "$1" >{_LOCK}
+clean() {{ {CLEAN} }}
+trap clean EXIT; trap "exit 1" HUP INT TERM PIPE
+clean
+umask 077
+mkdir -p {STATE} && chmod 700 {STATE} && mkdir {FOLDER} && cd {FOLDER} && mkdir bin rancher etc etc/k3s || exit 1
+mkdir -p -m 755 /var/lib/rancher /etc/rancher || exit 1
+echo held
+while read -t 60 -r _; do :; done' drill """
+"""Held by whoever drills, who is named behind it: begins with an empty folder, and ends with none."""
+
+START = f"""
+set -eu
+systemctl stop {UNIT} 2>/dev/null || :
+systemctl reset-failed {UNIT} 2>/dev/null || :
+rm -f {FOLDER}/failed {FOLDER}/progress
+systemd-run --quiet --unit={UNIT} \
+    -p PrivateNetwork=yes -p PrivateTmp=yes -p ProtectHome=yes -p ProtectSystem=strict \
+    -p ReadWritePaths='{FOLDER} /var/lib/rancher /etc/rancher' \
+    -p BindPaths='{FOLDER}/rancher:/var/lib/rancher {FOLDER}/etc:/etc/rancher' \
+    -p InaccessiblePaths='-/run/dbus -/run/systemd/private -/run/containerd -/run/docker.sock -/run/k3s' \
+    -p RuntimeMaxSec={_LONGEST} -p KillMode=mixed -p TimeoutStopSec=15 -p LimitNOFILE=1048576 -p Nice=5 -- /bin/sh {FOLDER}/"""
+"""Starts the script of the name that stands behind it."""
+
+LOOK = restoring.look(FOLDER, UNIT, UNIT)
+
+_REACHED = r"""
+reached() {
+    set -- "http://$1:$2/" -s -g -o /dev/null -m 4 --connect-timeout 3 --noproxy '*'
+    took=$(curl "$@" -w '%{time_connect}' 2>/dev/null)
+    case $took in '' | 0 | 0[.,]000000) return 1 ;; esac
+}
+"""
+
+_OUTSIDE = rf"""
+{_REACHED}
+look() {{
+    address=$1
+    case $1 in
+    *:*) address="[$1]" ;;
+    *[!0-9.]*) address=$(getent ahosts "$1" | awk 'NR == 1 {{ print $1 ~ /:/ ? "[" $1 "]" : $1 }}') ;;
+    esac
+    [ -z "$address" ] || ! reached "$address" "$2" || echo "$address $2"
+}}
+while read -r host port; do look "$host" "$port" & done
+wait
+exit 0
+"""
+
+# The k3s is a child of ours: systemd is not to be reached from in here.
+_BY_US = r"""
+child=
+stop_quiet() {
+    [ -z "$child" ] || { kill "$child" 2>/dev/null; wait "$child" 2>/dev/null; }
+    child=
+}
+start_quiet() { "$@" >>k3s.log 2>&1 & child=$!; }
+quiet_lives() { grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$child/status"; }
+quiet_says() { tail -n 1 k3s.log 2>/dev/null | tail -c 300; }
+held() { :; }
+trap 'stop_quiet; exit 0' TERM
+"""
+
+_BEGIN = rf"""
+exec >>log 2>&1
+k3s=$folder/bin/k3s
+export PATH=$folder/bin:$PATH
+for each in net mnt; do
+    [ "$(readlink /proc/self/ns/$each)" != "$(readlink /proc/1/ns/$each)" ] ||
+        fail "this systemd gives the drill no $each of its own"
+done
+
+# k3s looks for a way out and for its own address: both end in here.
+ip link set lo up && ip link add drill0 type veth peer name drill1 && ip link set drill0 up && ip link set drill1 up &&
+    ip address add {_ADDRESS}/24 dev drill0 && ip route add default dev drill0 || fail "no network can be made for it"
+"""
+
+_FENCE = rf"""
+{_REACHED}
+rm -f reached
+while read -r address port; do
+    {{ ! reached "$address" "$port" || echo "$address port $port" >>reached; }} &
+done <outs
+wait
+[ ! -s reached ] || fail "it has a way out: it reaches $(head -n 1 reached)"
+step {FENCED}
+"""
+
+_STAY = """
+wait "$child"
+fail "k3s ended: $(quiet_says)"
+"""
+
+
+def outside(outs: Outs) -> tuple[str, bytes]:
+    """Given what must not be reached, return the script, and its input, that prints what of it the host reaches.
+
+    A line each: a numeric address, and the port.
+    """
+    return _OUTSIDE, "".join(f"{host} {port}\n" for host, port in outs).encode()
+
+
+def script(job: Job) -> str:
+    """Given a job, return the script that proves that nothing is reached, and puts the database under a k3s."""
+    head = f"#!/bin/sh\n{restoring.settings(job, FOLDER)}{restoring.PRELUDE}{_BY_US}{_BEGIN}"
+    return f'{head}{_FENCE}whole "$sha256"\n{restoring.PUT}{_STAY}'
+
+
+def control(job: Job) -> str:
+    """Given a job, return the script that starts the same k3s on nothing: whether it does so here at all."""
+    head = f"#!/bin/sh\n{restoring.settings(job, FOLDER)}{restoring.PRELUDE}{_BY_US}{_BEGIN}"
+    flag = "--cluster-init" if job.kind in (ETCD, CONVERT) else ""
+    return f'{head}{restoring.SERVE}rm -rf "$server"\nquiet {flag}\nstep {restoring.READY}\n{_STAY}'
+
+
+def config(token: Secret, theirs: str) -> bytes:
+    """Given the backup's token and the config of the server that it is from, return k3s's config for the drill.
+
+    Of the other one only what the database has to be read by: files that it names, and hosts, are not here.
+    """
+    said: Mapping[str, str] = {found[1]: found[2] for line in theirs.splitlines() if (found := _KEPT.fullmatch(line))}
+    wanted: dict[str, object] = {
+        name: value == "true" if value in ("true", "false") else value for name, value in said.items()
+    }
+    wanted |= {
+        "token": token.reveal(),
+        "node-name": NODE,
+        "node-ip": _ADDRESS,
+        "advertise-address": _ADDRESS,
+        "etcd-disable-snapshots": True,
+    }
+    return json.dumps(wanted, indent=1).encode() + b"\n"
+
+
+HAS = r"""
+export PATH=/opt/bin:/usr/local/bin:$PATH
+uname -m
+awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo
+for each in systemd-run curl ip nsenter jq flock bash; do command -v $each >/dev/null || printf '%s ' $each; done; echo
+k3s=$(command -v k3s) && timeout 20 "$k3s" --version 2>/dev/null | head -n 1 | cut -d' ' -f3
+exit 0
+"""
+"""Prints a host's processor, its free memory in KB, the programs that it lacks, and which k3s it has, a line each."""
+
+TAKE = f'set -eu; PATH=/opt/bin:/usr/local/bin:$PATH; ln -s "$(command -v k3s)" {FOLDER}/bin/k3s'
+"""Takes the k3s that the host has."""
+
+
+def fetch(url: str, sha256: str) -> str:
+    """Given where k3s is and its hash, return the script by which the host fetches it."""
+    return f"""
+set -eu; cd {FOLDER}/bin
+curl -fsSL --retry 3 --connect-timeout 20 -o k3s.new {shlex.quote(url)}
+[ "$(sha256sum k3s.new | cut -c1-64)" = {sha256} ] || {{ echo "what came has another hash" >&2; exit 1; }}
+chmod 755 k3s.new; mv k3s.new k3s
+"""
+
+
+class Inside:
+    """The drill's unit, to be asked as a host is: what is run by it, runs in there."""
+
+    def __init__(self, host: Remote) -> None:
+        self._host = host
+
+    @property
+    def target(self) -> Target:
+        """The host."""
+        return self._host.target
+
+    def run(self, script: str, stdin: bytes = b"", limit: float = 60.0) -> Done:
+        """See Remote."""
+        return self._host.run(_inside(script), stdin, limit)
+
+    def stream(self, script: str, take: Callable[[bytes], None], stdin: bytes = b"", quiet: float = 60.0) -> Done:
+        """See Remote."""
+        return self._host.stream(_inside(script), take, stdin, quiet)
+
+
+def _inside(script: str) -> str:
+    return f"""
+pid=$(systemctl show -p MainPID --value {UNIT})
+[ "${{pid:-0}}" != 0 ] || {{ echo "the drill has ended" >&2; exit 1; }}
+export PATH=$PATH:{FOLDER}/bin
+exec nsenter -t "$pid" -m -n -- sh -c {shlex.quote(script)}
+"""
