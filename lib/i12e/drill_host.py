@@ -245,9 +245,9 @@ class _Drill:
         if progress.failed and drilling.FENCED not in progress.done:
             raise Unable(f"{self._site.name}: {progress.failed}", _AGAIN)
         tried = len(self._outs.splitlines())
-        fence = f"none of the {tried} addresses of the cluster that {self._site.name} reaches is reached from in there"
-        if not tried:
-            fence = f"{self._site.name} reaches nothing of the cluster anyway"
+        fence = f"{self._site.name} reaches nothing of the cluster anyway"
+        if tried:
+            fence = f"from in there none is reached of what {self._site.name} reaches ({screen.count(tried, 'port')})"
         takes = {ETCD: "the snapshot", SQLITE: "the database", CONVERT: "the database"}[job.kind]
         ready = "it is ready, without agent, scheduler and controllers"
         if job.kind == CONVERT:

@@ -74,7 +74,8 @@ systemd-run --quiet --unit={UNIT} \
     -p ReadWritePaths='{FOLDER} /var/lib/rancher /etc/rancher' \
     -p BindPaths='{FOLDER}/rancher:/var/lib/rancher {FOLDER}/etc:/etc/rancher' \
     -p InaccessiblePaths='-/run/dbus -/run/systemd/private -/run/containerd -/run/docker.sock -/run/k3s' \
-    -p RuntimeMaxSec={_LONGEST} -p KillMode=mixed -p TimeoutStopSec=15 -p LimitNOFILE=1048576 -p Nice=5 -- /bin/sh {FOLDER}/"""
+    -p RuntimeMaxSec={_LONGEST} -p KillMode=mixed -p TimeoutStopSec=15 -p LimitNOFILE=1048576 -p Nice=5 \
+    -- /bin/sh {FOLDER}/"""
 """Starts the script of the name that stands behind it."""
 
 LOOK = restoring.look(FOLDER, UNIT, UNIT)
@@ -163,9 +164,10 @@ def script(job: Job) -> str:
 
 def control(job: Job) -> str:
     """Given a job, return the script that starts the same k3s on nothing: whether it does so here at all."""
-    head = f"#!/bin/sh\n{restoring.settings(job, FOLDER)}{restoring.PRELUDE}{_BY_US}{_BEGIN}"
+    settings = restoring.settings(job, FOLDER, ("folder", "server", "limit"))
+    head = f"#!/bin/sh\n{settings}{restoring.PRELUDE}{_BY_US}{_BEGIN}"
     flag = "--cluster-init" if job.kind in (ETCD, CONVERT) else ""
-    return f'{head}{restoring.SERVE}rm -rf "$server"\nquiet {flag}\nstep {restoring.READY}\n{_STAY}'
+    return f'{head}{restoring.SERVE}rm -rf "$server"\nset -- {flag}\nquiet "$@"\nstep {restoring.READY}\n{_STAY}'
 
 
 def config(token: Secret, theirs: str) -> bytes:

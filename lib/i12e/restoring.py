@@ -22,7 +22,7 @@ import base64
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -125,10 +125,10 @@ def script(job: Job) -> str:
     return f"#!/bin/sh\n{settings(job, FOLDER)}kept={kept(job)}{PRELUDE}{BY_SYSTEMD}{_ASIDE}{PUT}exit 0\n"
 
 
-def settings(job: Job, folder: str) -> str:
-    """Given a job and the folder that it lies in, return the settings of the scripts that put it in place."""
+def settings(job: Job, folder: str, names: Sequence[str] = ("folder", "kind", "sha256", "server", "limit")) -> str:
+    """Given a job, the folder that it lies in and which of them, return the settings of the scripts that do it."""
     said = {"folder": folder, "kind": job.kind, "sha256": job.sha256, "server": _SERVER, "limit": str(_READY)}
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in said.items())
+    return "".join(f"{name}={shlex.quote(said[name])}\n" for name in names)
 
 
 PRELUDE = r"""

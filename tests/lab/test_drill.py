@@ -178,7 +178,7 @@ def test_a_drill_reaches_nobody_and_nobody_sees_a_write_but_its_mark(scene: Dril
     (told_of,) = json.loads(out)["results"]
     steps = {each["step"]: each["what"] for each in told_of["steps"]}
     assert list(steps) == ["read", "check", "send", "fence", "restore", "start", "compare", "end"]
-    assert "is reached from in there" in steps["fence"]
+    assert "from in there none is reached of what agent-1 reaches" in steps["fence"]
     assert (told_of["ok"], told_of["objects"] > 2000) == (True, True)
     assert "shares its memory" in err + out
     # The store's log has one write, beside the backup; knot's has none, and neither has etcd's history.
