@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,32 +97,39 @@ def killed(process: subprocess.Popen[str]) -> None:
         pipe.close()
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sparks]:
-    place = tmp_path_factory.mktemp("spark")
+@contextmanager
+def sparks(place: Path, hosts: list[str]) -> Iterator[Sparks]:
+    """Given an empty folder and hosts of a lab, have them bare, with a configuration and both file servers."""
     first = clone(place / "one")
     for name in ("weed", "sftp"):
         (place / name).mkdir()
     with (
-        running(first.root / LAB_MACHINES, [HOST]) as lab,
+        running(first.root / LAB_MACHINES, hosts) as lab,
         weed.seaweed(place / "weed", places.GATEWAY, lab.enter) as s3,
         fileservers.sftp(place / "sftp", lab.enter) as nas,
     ):
         operator = Operator(first.root, lab.enter)
-        environment.write(operator.root, lab, 1, 0)
+        servers = sum(host.startswith("server") for host in hosts)
+        environment.write(operator.root, lab, servers, len(hosts) - servers)
         fileservers.publish(operator, lab)
         bucket = {"bucket": BUCKET, "endpoint": s3.url, "region": weed.REGION, "path_style": True, "prefix": "one"}
         stores: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             "weed": ({"s3": bucket}, s3.credentials),
             "nas": ({"rclone": f"nas:{nas.folder}"}, {"rclone_conf": nas.conf}),
         }
-        scene = Sparks(operator, lab, [HOST], folder=nas.folder, stores=stores)
+        scene = Sparks(operator, lab, hosts, folder=nas.folder, stores=stores)
         scene.settings("\nbackup:\n", f"\nbackup:\n  paths: {json.dumps([{'path': DATA, 'hosts': [HOST]}])}\n")
         scene.keeps_in("weed")
         options = {"type": "s3", "provider": "Other", "endpoint": s3.url, "region": weed.REGION,
                    "access_key_id": s3.access, "secret_access_key": s3.secret, "force_path_style": "true"}  # fmt: skip
         conf = "[i12e]\n" + "".join(f"{name} = {value}\n" for name, value in options.items())
         fileservers.rclone(operator, conf, "mkdir", f"i12e:{BUCKET}")
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sparks]:
+    with sparks(tmp_path_factory.mktemp("spark"), [HOST]) as scene:
         yield scene
 
 
@@ -202,3 +209,36 @@ def test_a_host_without_a_way_out_gets_the_backup_over_ssh(scene: Sparks) -> Non
     scene.bare()
     scene.sparks("--push")
     assert scene.lab.read(HOST, f'cat "{DATA}/file"') == "old"
+
+
+@pytest.mark.sweep  # two minutes
+def test_a_spark_makes_etcd_of_a_backup_of_sqlite_and_the_other_hosts_join_it(tmp_path: Path) -> None:
+    with sparks(tmp_path, [HOST, "agent-1"]) as scene:
+        scene.settings("datastore: etcd", "datastore: sqlite")
+        scene.operator.deploys()
+        scene.fill(1000)
+        scene.lab.read(HOST, f'mkdir -p "{DATA}" && echo old >"{DATA}/file"')
+        scene.back_up()
+        assert "state.db" in scene.there("ls /var/lib/rancher/k3s/server/db")
+        scene.move(HOST, "server-2", "agent-1")
+        for host in scene.hosts:
+            scene.lab.trust(host)
+        scene.settings("datastore: sqlite", "datastore: etcd")
+        killed(scene.lights())
+        wait(scene.released, 400)
+        scene.sparks()
+        assert "state.db.migrated" in scene.there("ls /var/lib/rancher/k3s/server/db")
+        assert "etcd" in scene.lab.read("server-2", "ls /var/lib/rancher/k3s/server/db")
+
+
+@pytest.mark.sweep  # a minute
+def test_a_spark_leaves_a_backup_of_sqlite_what_it_is(tmp_path: Path) -> None:
+    with sparks(tmp_path, [HOST]) as scene:
+        scene.settings("datastore: etcd", "datastore: sqlite")
+        scene.operator.deploys()
+        scene.fill(1000)
+        scene.lab.read(HOST, f'mkdir -p "{DATA}" && echo old >"{DATA}/file"')
+        scene.back_up()
+        scene.bare()
+        scene.sparks()
+        assert "state.db" in scene.there("ls /var/lib/rancher/k3s/server/db").split()
