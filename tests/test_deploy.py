@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from i12e import deploy, facts
 from i12e.deploy import FOUND, INSTALL, NOTHING, PROVE, REBOOT, REFUSE, RESET, Situation, Wanted
 from i12e.facts import ClusterView, Facts, HostFacts, Node, Silent
 from i12e.model import Host, load_fleet
+from i12e.restoring import Job, kept
 
 CLUSTER = """\
 name: c
@@ -316,11 +318,24 @@ def test_a_reset_keeps_what_rule_7_says() -> None:
     agent, server = deploy.keep_paths(HOSTS["agent-1"]), deploy.keep_paths(HOSTS["server-1"])
     always = {"/etc/ssh/ssh_host_.*", "/var/log", "/etc/rancher/node", "/var/lib/i12e", "/var/lib/rancher/k3s/storage"}
     assert set(agent) == always | {"/srv/data"}
-    assert set(server) == set(agent) | {"/var/lib/rancher/k3s/server"}
+    assert set(server) == set(agent) | {"/var/lib/rancher/k3s/server", "/var/lib/rancher/k3s/server.before-.*"}
     images = models(CLUSTER + "keep_images: true\n")["agent-1"]
     assert set(deploy.keep_paths(images)) == set(agent) | {"/var/lib/rancher/k3s/agent/containerd"}
     assert "rm -rf /var/lib/rancher/k3s/agent/containerd" in deploy.reset_script(HOSTS["agent-1"], "d")
     assert "rm -rf" not in deploy.reset_script(images, "d")
+
+
+def test_what_a_restore_set_aside_is_kept_by_the_next_reset_of_a_server_and_named_by_its_plan() -> None:
+    job = Job("ID", "disk", "etcd", "home", "uid", 1, "0" * 64, "me", 1795749544.0)
+    assert any(re.fullmatch(pattern, f"{kept(job)}/db/state.db") for pattern in deploy.keep_paths(HOSTS["server-1"]))
+    aside = f"8\t{kept(job)}\n?\t/var/lib/rancher/k3s/server.before-20261101T000000Z\n"
+    found = facts.parse(f"aside {base64.b64encode(aside.encode()).decode()}")
+    told = (f"{kept(job)} (8 KB)", "/var/lib/rancher/k3s/server.before-20261101T000000Z")
+    assert found.aside == told
+    nodes = {"server-1": node("server-1")}
+    view = ClusterView({"server-1": healthy("server-1", nodes, aside=told, **outdated("server-1"))}, ("server-1",))
+    plan = deploy.plan("server-1", Situation({"server-1": WANTED["server-1"]}, view, {}, ["server-1"]))
+    assert (plan.action, plan.aside) == (RESET, told)
 
 
 def run_reset(tmp_path: Path, free: int) -> tuple[int, list[str]]:

@@ -19,6 +19,8 @@ NOTHING, PROVE, FOUND, REBOOT, RESET, INSTALL, REFUSE = (
 )
 FAILED = "/run/i12e-reset.failed"  # there is always room
 _CONTAINERD = "/var/lib/rancher/k3s/agent/containerd"
+_SERVER = ("/var/lib/rancher/k3s/server", "/var/lib/rancher/k3s/server.before-.*")
+"""What a server has of the cluster, and what restores set aside beside it (restoring.kept)."""
 _ROOM = 200 * 1024  # KB that a host has to have free
 
 
@@ -63,6 +65,8 @@ class HostPlan:
     """Local volumes with their sizes, all of which are kept."""
     datastore: str = ""
     """What datastore it has, which is kept: etcd, sqlite or none."""
+    aside: tuple[str, ...] = ()
+    """What restores set aside on it, with their sizes, all of which are kept."""
     downtime: bool = False
     """Whether the API is away meanwhile."""
     after_backup: bool = False
@@ -112,7 +116,7 @@ class Situation:
 
 def keep_paths(host: Host) -> list[str]:
     """Given a host, return what a reset keeps, as flatcar-reset takes it: patterns of egrep's."""
-    server = ["/var/lib/rancher/k3s/server"] if host.role == "server" else []
+    server = _SERVER if host.role == "server" else ()
     images = [_CONTAINERD] if host.keep_images else []
     return [
         "/etc/ssh/ssh_host_.*",
@@ -188,6 +192,7 @@ def plan(name: str, now: Situation) -> HostPlan:
         deletes=_deleted(host),
         volumes=found.volumes,
         datastore=found.datastore,
+        aside=found.aside if host.role == "server" else (),
         downtime=host.role == "server" and bool(found.datastore) and not others,
         after_backup=action == RESET and bool(now.view.answering()),
         leaves=_leaves(wanted, now) if node is not None else None,

@@ -17,6 +17,11 @@ _SCRIPT = r"""
 export PATH=/opt/bin:/usr/local/bin:$PATH
 say() { printf '%s ' "$1"; base64 -w0; echo; }
 file() { if [ -f "$2" ]; then say "$1" <"$2"; fi; }
+sizes() {
+    for each; do
+        if [ -d "$each" ]; then timeout 5 du -sk "$each" 2>/dev/null || printf '?\t%s\n' "$each"; fi
+    done
+}
 there() { if [ -e "$2" ] || [ -L "$2" ]; then echo yes | say "$1"; fi; }
 file os_release /etc/os-release
 file boot_id /proc/sys/kernel/random/boot_id
@@ -41,9 +46,8 @@ uptime=$(cut -d. -f1 /proc/uptime); echo "$uptime" | say uptime
 df -Pk /var/lib 2>/dev/null | awk 'NR == 2 { print $4 }' | say free
 df -Pk /oem 2>/dev/null | awk 'NR == 2 { print $4 }' | say free_oem
 if [ "$1" = config ]; then
-    for volume in /var/lib/rancher/k3s/storage/*; do
-        if [ -d "$volume" ]; then timeout 5 du -sk "$volume" 2>/dev/null || printf '?\t%s\n' "$volume"; fi
-    done | say volumes
+    sizes /var/lib/rancher/k3s/storage/* | say volumes
+    sizes /var/lib/rancher/k3s/server.before-* | say aside
     findmnt -rn -o TARGET,FSTYPE 2>/dev/null | awk '$2 ~ /^(ext4|xfs|btrfs|zfs|f2fs|vfat)$/ { print $1 }' | say mounts
 fi
 for unit in k3s k3s-agent; do
@@ -123,6 +127,8 @@ class HostFacts:
     """in /oem."""
     volumes: tuple[str, ...] = ()
     """Local volumes, each as its folder's name and its size."""
+    aside: tuple[str, ...] = ()
+    """What restores set aside, each as its path and its size."""
     mounts: tuple[str, ...] = ()
     unit: str = ""
     active: str = ""
@@ -164,7 +170,7 @@ Facts = HostFacts | Silent
 
 
 def script(whole: bool) -> str:
-    """Return the script that asks; `whole` also brings the config and the sizes of volumes, for a plan."""
+    """Return the script that asks; `whole` also brings the config and the sizes of what is kept, for a plan."""
     return f"set -- {'config' if whole else 'short'}\n{_SCRIPT}"
 
 
@@ -201,7 +207,8 @@ def parse(output: str) -> HostFacts:
         config=said.get("config"),
         free=_number(text.get("free", "")),
         free_oem=_number(text.get("free_oem", "")),
-        volumes=tuple(_volume(line) for line in text.get("volumes", "").splitlines()),
+        volumes=tuple(_sized(line).removeprefix(f"{_STORAGE}/") for line in text.get("volumes", "").splitlines()),
+        aside=tuple(_sized(line) for line in text.get("aside", "").splitlines()),
         mounts=tuple(text.get("mounts", "").splitlines()),
         unit=unit,
         active=active,
@@ -239,9 +246,9 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _volume(line: str) -> str:
+def _sized(line: str) -> str:
     size, _, path = line.partition("\t")
-    return f"{path.removeprefix(_STORAGE + '/')} ({size} KB)" if size != "?" else path.removeprefix(_STORAGE + "/")
+    return f"{path} ({size} KB)" if size != "?" else path
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def _reset_lines(build: Build, plan: HostPlan, now: Situation) -> Iterator[str]:
     yield f"    keeps    {', '.join(plan.keeps)}, the machine id"
     if plan.datastore:
         yield f"    keeps    the {plan.datastore} datastore in /var/lib/rancher/k3s/server/db"
+    for kept in plan.aside:
+        yield f"    keeps    what a restore set aside in {kept}"
     for volume in plan.volumes:
         yield f"    keeps    volume {volume}"
     for gone in plan.deletes:
@@ -105,4 +107,5 @@ def as_json(plan: HostPlan) -> Mapping[str, Any]:
         "deletes": list(plan.deletes),
         "datastore": plan.datastore or None,
         "volumes": list(plan.volumes),
+        "aside": list(plan.aside),
     }

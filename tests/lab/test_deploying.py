@@ -31,6 +31,7 @@ ETCDCTL = (
     f"ETCDCTL_API=3 etcdctl --endpoints=https://127.0.0.1:2379 --cacert={TLS}/server-ca.crt --cert={TLS}/client.crt"
     f" --key={TLS}/client.key"
 )
+ASIDE = "/var/lib/rancher/k3s/server.before-20261127T031904Z"
 # A claim gets its volume when a pod wants it.
 VOLUME = """
 apiVersion: v1
@@ -256,12 +257,16 @@ def test_the_only_server_of_a_cluster_keeps_its_data_over_a_config_edit(tmp_path
         fill = "cd /var/lib/rancher/k3s/storage/pvc-* && echo data >file"
         wait(lambda: lab.shell("server-1", fill).status == 0)
         cluster = kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"]
+        lab.read("server-1", f"mkdir -p {ASIDE}/db && echo old >{ASIDE}/db/state.db")
         operator.edit("hosts/lab/server-1.yaml", "role: server", "role: server\nlabels: {a: b}")
-        assert "keeps    volume pvc-" in operator.doit("plan").out
+        planned = operator.doit("plan").out
+        assert "keeps    volume pvc-" in planned
+        assert f"keeps    what a restore set aside in {ASIDE} (" in planned
         operator.deploys()
         assert kubectl(lab, "get ns kube-system", "server-1")["metadata"]["uid"] == cluster
         assert kubectl(lab, "get configmap kept", "server-1")["data"] == {"a": "b"}
         assert lab.read("server-1", "cat /var/lib/rancher/k3s/storage/pvc-*/file") == "data"
+        assert lab.read("server-1", f"cat {ASIDE}/db/state.db") == "old"
 
 
 def _ready(lab: Lab) -> list[str]:
