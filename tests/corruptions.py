@@ -140,9 +140,12 @@ def ground(folder: Path, running: etcd.Etcd | None, count: int = 700) -> Ground:
 
 @dataclass
 class Liar:
-    """The newest backup, taken apart: it is changed and put together again so that all hashes fit."""
+    """A backup, taken apart: it is changed and put together again so that all hashes fit."""
 
-    ground: Ground
+    path: Callable[[str], str]
+    """Given one of its files, says its path below the store."""
+    recipients: tuple[str, str]
+    """Who it is sealed to: its maker, and its own key."""
     document: dict[str, Any]
     """The manifest."""
     index: dict[str, Any]
@@ -158,12 +161,11 @@ class Liar:
 
     def written(self, vouched: bool) -> Changes:
         """Return the changes; `vouched`: the index vouches for the manifest as it is then: the maker's lie."""
-        recipients = (self.ground.world.cluster.backup.recipients[0], age.recipient_of(self._own()))
         made: Changes = {}
         for name in sorted(self.changed):
             found: list[bytes] = []
-            bundle.seal([self.plain[name]], recipients, ".gz." in name, found.append)
-            made[self.ground.path(name)] = content = b"".join(found)
+            bundle.seal([self.plain[name]], self.recipients, ".gz." in name, found.append)
+            made[self.path(name)] = content = b"".join(found)
             self._list(name, content)
         self.document.pop("sha256", None)
         if vouched:
@@ -171,14 +173,11 @@ class Liar:
                 manifest = bundle._made(Manifest, self.document)
                 self.index["manifests"] = [manifest.essence]
         if vouched or self.changed:
-            content = age.seal_small(json.dumps(self.index, indent=2).encode(), recipients)
-            made[self.ground.path(bundle.INDEX)] = content
+            content = age.seal_small(json.dumps(self.index, indent=2).encode(), self.recipients)
+            made[self.path(bundle.INDEX)] = content
             self._list(bundle.INDEX, content)
-        made[self.ground.path(bundle.MANIFEST)] = hashed(self.document)
+        made[self.path(bundle.MANIFEST)] = hashed(self.document)
         return made
-
-    def _own(self) -> Secret:
-        return Secret(self.ground.plain[bundle.KEY].decode().strip())
 
     def _list(self, name: str, content: bytes) -> None:
         for part in self.document["parts"]:
@@ -195,8 +194,20 @@ def hashed(document: Mapping[str, Any]) -> bytes:
 
 def liar(at: Ground) -> Liar:
     """Given a ground, return its newest backup taken apart."""
-    document = json.loads(at.content(bundle.MANIFEST))
-    return Liar(at, document, json.loads(at.plain[bundle.INDEX]), dict(at.plain))
+    return _apart(at.path, at.world.cluster.backup.recipients[0], at.content(bundle.MANIFEST), dict(at.plain))
+
+
+def taken_apart(place: Place, backup: str, key: Secret) -> Liar:
+    """Given a backup of a store and the private key of its maker, return it taken apart."""
+    document, _ = place.store.get(place.part(backup, bundle.MANIFEST))
+    names = [part["name"] for part in json.loads(document)["parts"]]
+    plain = {name: bundles.opened(place, backup, name, key) for name in names}
+    return _apart(lambda name: place.part(backup, name), age.recipient_of(key), document, plain)
+
+
+def _apart(path: Callable[[str], str], recipient: str, document: bytes, plain: dict[str, bytes]) -> Liar:
+    recipients = (recipient, age.recipient_of(Secret(plain[bundle.KEY].decode().strip())))
+    return Liar(path, recipients, json.loads(document), json.loads(plain[bundle.INDEX]), plain)
 
 
 Kind = Callable[[Ground, random.Random], Changes]
@@ -424,7 +435,7 @@ def _index_lies(at: Ground, chance: random.Random) -> Changes:
         else:
             made[name] = ["0" * 64] if name == "manifests" else f"{made[name]}0"
         content = json.dumps(made, indent=2).encode()
-    own = [] if name == "key" else [age.recipient_of(lie._own())]
+    own = [] if name == "key" else [lie.recipients[1]]
     sealed = age.seal_small(content, [at.world.cluster.backup.recipients[0], *own])
     lie._list(bundle.INDEX, sealed)
     return {at.path(bundle.INDEX): sealed, at.path(bundle.MANIFEST): hashed(lie.document)}

@@ -2875,8 +2875,9 @@ class Server(Running):
         self.api = Api(self.store, Cipher(self.host.server / "cred/encryption-config.json"))
         self.until(self.first_objects)
         if (self.host.db / "reset-flag").exists():  # the password in a restored snapshot may be another one
-            with contextlib.suppress(ApiError):
-                self.api.call("DELETE", password_secret(self.host.name))
+            if not self.host.settings.get("disable-agent"):  # k3s waits for the node's name, which only its agent says
+                with contextlib.suppress(ApiError):
+                    self.api.call("DELETE", password_secret(self.host.name))
             (self.host.db / "reset-flag").unlink()
         manifests = Manifests(self.host, self.api)
         manifests.packaged()

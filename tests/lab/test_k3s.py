@@ -1223,6 +1223,40 @@ def test_a_copy_of_a_live_database_without_its_wal_lacks_rows_and_a_backup_of_it
     assert single.get("cm", "c2")["data"] == {"n": "2"}
 
 
+def test_a_stale_etcd_beside_a_sqlite_database_is_taken_for_the_cluster(machine: Make) -> None:
+    server = machine("server-1")
+    server.up()
+    filled(server)
+    server.stop()
+    server.db.rename(server.db.with_name("sqlite"))
+    server.up(**{"cluster-init": True})
+    server.stop()
+    shutil.copytree(server.db.with_name("sqlite"), server.db, dirs_exist_ok=True)
+    server.up(**{"cluster-init": True})
+    assert "Migrating content" not in server.said
+    assert (server.db / "state.db").exists()
+    assert server.kubectl("get", "cm", "-o", "name").split() == []
+
+
+def test_a_token_file_of_another_cluster_opens_nothing_where_the_config_has_no_token(single: Machine) -> None:
+    single.stop()
+    single.configure()
+    token = single.data / "server/token"
+    token.write_text(token.read_text().replace(TOKEN, "another"))
+    single.decide()
+    single.start()
+    assert single.ends() == 1
+    assert "encrypted with different token" in single.said
+
+
+def test_a_server_with_another_node_password_is_refused_by_the_database_that_it_serves(single: Machine) -> None:
+    single.stop()
+    (single.etc / "node/password").write_text("another\n")
+    single.up()
+    single.says("server is not ready: Node password rejected")
+    single.sees("server-1", status="Unknown")
+
+
 def test_a_stale_wal_beside_a_restored_database_is_sqlites_own_trap(machine: Make) -> None:
     server = machine("server-1")
     server.up()
@@ -1234,6 +1268,9 @@ def test_a_stale_wal_beside_a_restored_database_is_sqlites_own_trap(machine: Mak
     server.kill()
     assert (server.db / "state.db-wal").stat().st_size > 0
     shutil.copy(server.root / "copy.db", server.db / "state.db")
+    shutil.copytree(server.db, server.root / "trap")
+    with sqlite3.connect(server.root / "trap/state.db") as db:  # what the copy has not, out of the log
+        assert db.execute("SELECT 1 FROM kine WHERE name LIKE '%/default/second'").fetchone()
     (server.db / "state.db-wal").unlink()
     (server.db / "state.db-shm").unlink()
     server.up()
