@@ -70,6 +70,18 @@ def test_every_message_of_the_tables_is_one_of_the_code() -> None:
     assert [each for each in found if each not in code] == []
 
 
+def test_every_bug_of_k3s_has_an_end_and_a_test_in_the_lab() -> None:
+    rows = [row.split(" | ") for row in (ROOT / RESTORE).read_text().splitlines() if row.startswith("| ")]
+    bugs = [row for row in rows if len(row) == 3 and "`test_" in row[1]]
+    assert len(bugs) == 11
+    assert {end.rstrip(" |") for _, _, end in bugs} == {"survived", "refused"}
+    lab = "".join(path.read_text() for path in (ROOT / "tests/lab").glob("test_restore*.py"))
+    named = {name for _, tests, _ in bugs for name in re.findall(r"`(test_\w+)`", tests)}
+    assert named - set(re.findall(r"^def (test_\w+)", lab, re.MULTILINE)) == set()
+    bugs_file = (ROOT / "tests/lab/test_restore_bugs.py").read_text()
+    assert set(re.findall(r"^def (test_\w+)", bugs_file, re.MULTILINE)) - named == set()
+
+
 @pytest.mark.parametrize("page", [RUNBOOK, RESTORE])
 def test_every_command_of_the_pages_is_one_that_a_shell_reads(page: str) -> None:
     text = (ROOT / page).read_text()
