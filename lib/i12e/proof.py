@@ -7,7 +7,10 @@ from collections.abc import Set as AbstractSet
 
 from i12e import registry
 
-VOLATILE = frozenset({"events", "leases", "endpointslices", "pods", "jobs", "replicasets", "controllerrevisions"})
+VOLATILE = frozenset({
+    *("events", "leases", "endpointslices", "pods", "jobs", "replicasets", "controllerrevisions"),
+    "etcdsnapshotfiles",  # k3s has of them what lies on its disk, and deletes the others when it starts
+})  # fmt: skip
 """What comes and goes by itself while one looks, by its plural."""
 _BESIDE = {
     ("apiextensions.k8s.io", "customresourcedefinitions"),
