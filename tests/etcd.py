@@ -147,7 +147,14 @@ def snapshots() -> dict[str, Taken]:
 
 
 def _change(etcd: Etcd, live: dict[bytes, bytes], chance: random.Random) -> None:
-    kinds = ("pods/default", "services/specs/default", "minions", "k3s.cattle.io/addons/kube-system", "secrets/a")
+    kinds = (
+        "pods/default",
+        "services/specs/default",
+        "minions",
+        "persistentvolumes",
+        "k3s.cattle.io/addons/kube-system",
+        "secrets/a",
+    )
     keys = [f"/registry/{kind}/name-{number}".encode() for kind in kinds for number in range(60)]
     pairs = {key: chance.randbytes(chance.choice((0, 20, 300, 900))) for key in chance.sample(keys, 250)}
     pairs[KUBE_SYSTEM] = json.dumps({"kind": "Namespace", "metadata": {"name": "kube-system", "uid": UID}}).encode()

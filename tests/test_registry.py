@@ -143,6 +143,65 @@ def test_the_data_of_a_secret_is_read_from_both_forms_and_not_shown() -> None:
     assert registry.secret_data(b'{"kind": "Secret"}') == {}
 
 
+def affinity(*expressions: tuple[str, str, tuple[str, ...]]) -> bytes:
+    """Given keys, operators and values, return a PersistentVolume that demands them, each in a term of its own."""
+    made = [
+        message((1, key.encode()), (2, operator.encode()), *((3, value.encode()) for value in values))
+        for key, operator, values in expressions
+    ]
+    required = message(*((1, message((1, each))) for each in made))
+    spec = message((1, b""), (5, b"Delete"), (9, message((1, required))), (8, b"Filesystem"))
+    return stored("PersistentVolume", (2, spec), (3, message((1, b"Bound"))))
+
+
+def as_json(*expressions: tuple[str, str, tuple[str, ...]]) -> bytes:
+    """Return the same as JSON."""
+    terms = [
+        {"matchExpressions": [{"key": key, "operator": operator, "values": values}]}
+        for key, operator, values in expressions
+    ]
+    return json.dumps({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}).encode()
+
+
+EXPRESSIONS = st.lists(
+    st.tuples(
+        st.sampled_from((registry.HOSTNAME, "topology.kubernetes.io/zone")),
+        st.sampled_from(("In", "NotIn")),
+        st.lists(st.sampled_from(("agent-1", "agent-2", "agent-3")), max_size=2).map(tuple),
+    )
+)
+
+
+@given(EXPRESSIONS)
+def test_the_hosts_that_a_volume_is_bound_to_are_read_from_both_forms(
+    expressions: list[tuple[str, str, tuple[str, ...]]],
+) -> None:
+    wanted = {
+        host for key, operator, values in expressions if (key, operator) == (registry.HOSTNAME, "In") for host in values
+    }
+    assert registry.hosts_of(affinity(*expressions)) == registry.hosts_of(as_json(*expressions)) == wanted
+
+
+def test_a_volume_that_may_be_anywhere_is_bound_to_no_host() -> None:
+    for value in (stored("PersistentVolume", (2, message((5, b"Delete")))), b'{"spec": {}}'):
+        assert registry.hosts_of(value) == set()
+
+
+@pytest.mark.parametrize(
+    "value", [b"k8s\0", stored("PersistentVolume", (2, 5)), b"k8s:enc:aescbc:v1:a:b", b"{}", b'{"spec": []}', b"[]"]
+)
+def test_what_is_no_volume_is_damaged(value: bytes) -> None:
+    with pytest.raises(Damaged):
+        registry.hosts_of(value)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_may_be_a_volumes_value(value: bytes) -> None:
+    for content in (value, b"k8s\0" + value):
+        with contextlib.suppress(Damaged):
+            registry.hosts_of(content)
+
+
 @pytest.mark.parametrize(
     "value", [b'{"data": 5}', b'{"data": {"a": 5}}', b'{"data": {"a": "?planted"}}', b"k8s\0\x12\x02\x10\x01"]
 )

@@ -76,6 +76,11 @@ def counted(live: dict[bytes, bytes]) -> dict[str, int]:
     return dict(Counter("/".join(name[:2]) if name[0] in long else name[0] for name in names))
 
 
+def volumes(live: dict[bytes, bytes]) -> list[bytes]:
+    """Given live keys and values, return the values of PersistentVolumes."""
+    return [live[key] for key in sorted(live) if key.startswith(b"/registry/persistentvolumes/")]
+
+
 @pytest.fixture(params=["history", "compacted", "defragmented"])
 def taken(request: pytest.FixtureRequest) -> etcd.Taken:
     """A real snapshot of etcd."""
@@ -89,7 +94,13 @@ def database(folder: Path, rounds: int = 4) -> tuple[bytes, bytes, dict[bytes, b
     connection = kine.connect(path)
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     live: dict[bytes, bytes] = {}
-    kinds = ("pods/default", "services/specs/default", "minions", "k3s.cattle.io/addons/kube-system")
+    kinds = (
+        "pods/default",
+        "services/specs/default",
+        "minions",
+        "persistentvolumes",
+        "k3s.cattle.io/addons/kube-system",
+    )
     keys = [f"/registry/{kind}/name-{number}".encode() for kind in kinds for number in range(20)]
     for number in range(rounds):
         pairs: dict[bytes, bytes | None] = {
@@ -139,8 +150,21 @@ def test_every_live_key_of_etcd_has_its_newest_value_and_no_other_has_one(taken:
 def test_live_objects_of_etcd_are_counted_by_resource(taken: etcd.Taken) -> None:
     snapshot = received("etcd", taken.content)
     assert snapshot.counts() == counted(taken.live)
+    assert snapshot.volumes() == volumes(taken.live)
+    assert len(snapshot.volumes()) > 5
     assert snapshot.bootstrap() == {ROW.decode(): taken.live[ROW]}
     assert registry.uid_of(snapshot.get(registry.KUBE_SYSTEM) or b"") == etcd.UID
+
+
+def test_of_very_many_volumes_some_are_kept_and_all_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "_MOST_VOLUMES", 3)
+    taken = etcd.snapshots()["history"]
+    snapshot = received("etcd", taken.content)
+    assert len(snapshot.volumes()) <= 3
+    assert set(snapshot.volumes()) <= set(volumes(taken.live))
+    assert snapshot.counts() == counted(taken.live)
 
 
 def test_a_sqlite_database_and_its_log_are_read_as_one(tmp_path: Path) -> None:
@@ -151,6 +175,8 @@ def test_a_sqlite_database_and_its_log_are_read_as_one(tmp_path: Path) -> None:
     assert snapshot.get(b"/registry/pods/default/none") is None
     del live[b"/registry/health"]
     assert snapshot.counts() == counted(live)
+    assert snapshot.volumes() == volumes(live)
+    assert len(snapshot.volumes()) > 5
     assert snapshot.bootstrap() == {ROW.decode(): live[ROW]}
     assert registry.uid_of(snapshot.get(registry.KUBE_SYSTEM) or b"") == etcd.UID
 

@@ -24,6 +24,10 @@ from i12e.secrets import Secret
 ROOT = b"/registry/"
 KUBE_SYSTEM = b"/registry/namespaces/kube-system"
 """The key of the namespace whose UID is taken for the cluster's own."""
+VOLUMES = "persistentvolumes"
+"""The prefix of PersistentVolumes."""
+HOSTNAME = "kubernetes.io/hostname"
+"""The label of a node by which a volume that lies on it is bound to it."""
 
 
 class Resource(NamedTuple):
@@ -79,6 +83,10 @@ _PROTOBUF = b"k8s\0"
 _ENCRYPTED = b"k8s:enc:"
 _UNKNOWN_RAW, _METADATA, _UID, _SECRET_DATA = 2, 1, 5, 2  # numbers of protobuf fields
 _MAP_KEY, _MAP_VALUE = 1, 2
+# The way from a PersistentVolume to what it demands of nodes: spec.nodeAffinity.required.nodeSelectorTerms[].
+# matchExpressions[], and of such a one key, operator and values (k8s.io/api/core/v1/types.go).
+_SPEC, _AFFINITY, _REQUIRED, _TERMS, _EXPRESSIONS = 2, 9, 1, 1, 1
+_KEY, _OPERATOR, _VALUES = 1, 2, 3
 
 
 class Unreadable(Exception):
@@ -137,6 +145,44 @@ def secret_data(value: bytes) -> dict[str, Secret]:
         raise Damaged("a Secret's data is no base64") from None
 
 
+def node_key(name: str) -> bytes:
+    """Given a node's name, return its key in the datastore."""
+    return ROOT + b"minions/" + name.encode()
+
+
+def hosts_of(value: bytes) -> frozenset[str]:
+    """Given a PersistentVolume's value, return the hosts by whose names it is bound to nodes; raise Damaged.
+
+    None of them where it may be on any node, or is bound by another label.
+    """
+    if not value.startswith(_PROTOBUF):
+        return bound_to(_json(value))
+    below = [_object(value)]
+    for number in (_SPEC, _AFFINITY, _REQUIRED, _TERMS, _EXPRESSIONS):
+        below = [part for message in below for part in _texts(message, number)]
+    found: set[str] = set()
+    for expression in below:
+        key, operator = protobuf.bytes_of(expression, _KEY), protobuf.bytes_of(expression, _OPERATOR)
+        if key == HOSTNAME.encode() and operator == b"In":
+            found.update(host.decode("utf-8", "replace") for host in _texts(expression, _VALUES))
+    return frozenset(found)
+
+
+def bound_to(volume: dict[str, Any]) -> frozenset[str]:
+    """Given a PersistentVolume as the API has it, return what hosts_of() returns; raise Damaged."""
+    try:
+        required = ((volume["spec"].get("nodeAffinity") or {}).get("required") or {}).get("nodeSelectorTerms") or []
+        return frozenset(
+            str(host)
+            for term in required
+            for each in term.get("matchExpressions") or []
+            if each.get("key") == HOSTNAME and each.get("operator") == "In"
+            for host in each.get("values") or []
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise Damaged("a PersistentVolume is none") from None
+
+
 def decrypted(key: bytes, value: bytes, config: Secret | None) -> bytes:
     """Given a key, its value and the EncryptionConfig of the bootstrap row, return the value in clear.
 
@@ -192,14 +238,20 @@ def _object(value: bytes) -> bytes:
     return raw
 
 
+def _texts(message: bytes, wanted: int) -> Iterator[bytes]:
+    """Given a message and the number of a field that may be there often, yield what is in it; raise Damaged."""
+    for number, value in protobuf.fields(message):
+        if number == wanted:
+            if isinstance(value, int):
+                raise Damaged(f"the protobuf field {wanted} is a number")
+            yield value
+
+
 def _map(message: bytes, wanted: int) -> Iterator[tuple[str, bytes]]:
     """Given a message and the number of a map from texts to bytes, yield what is in it."""
-    for number, entry in protobuf.fields(message):
-        if number == wanted:
-            if isinstance(entry, int):
-                raise Damaged(f"the protobuf field {wanted} is a number")
-            key = protobuf.bytes_of(entry, _MAP_KEY) or b""
-            yield key.decode("utf-8", "replace"), protobuf.bytes_of(entry, _MAP_VALUE) or b""
+    for entry in _texts(message, wanted):
+        key = protobuf.bytes_of(entry, _MAP_KEY) or b""
+        yield key.decode("utf-8", "replace"), protobuf.bytes_of(entry, _MAP_VALUE) or b""
 
 
 def _json(value: bytes) -> dict[str, Any]:

@@ -39,6 +39,7 @@ _DIGEST = 32  # bytes, of SHA-256
 _SECTOR = 512  # bytes; a database is a multiple of it, so what is left over is the hash (etcd's hasChecksum)
 _BOOTSTRAP = b"/bootstrap/"
 _MOST_ROWS = 1000  # of /bootstrap/: one is usual, two in a rotation
+_MOST_VOLUMES = 10_000  # whose keys are kept
 _MINOR = re.compile(r"(\d{1,4})\.(\d{1,4})\.")
 
 
@@ -51,6 +52,7 @@ class _Facts:
     """The newest revision of each live key, by the key's hash."""
     counts: Counter[str] = field(default_factory=Counter)
     bootstrap: set[bytes] = field(default_factory=set)
+    volumes: set[bytes] = field(default_factory=set)
 
     def add(self, key: bytes, revision: int, deleted: bool) -> None:
         """Given the next revision, note it."""
@@ -69,10 +71,18 @@ class _Facts:
     def _count(self, key: bytes, more: int) -> None:
         if (prefix := registry.prefix(key)) is not None:
             self.counts[prefix] += more
+            if prefix == registry.VOLUMES:
+                self._keep_volume(key, more > 0)
         elif key.startswith(_BOOTSTRAP):
             (self.bootstrap.add if more > 0 else self.bootstrap.discard)(key)
             if len(self.bootstrap) > _MOST_ROWS:
                 raise Damaged(f"more than {_MOST_ROWS} rows below /bootstrap/")
+
+    def _keep_volume(self, key: bytes, lives: bool) -> None:
+        if not lives:
+            self.volumes.discard(key)
+        elif len(self.volumes) < _MOST_VOLUMES:
+            self.volumes.add(key)
 
 
 class Snapshot(ABC):
@@ -97,6 +107,11 @@ class Snapshot(ABC):
         """Return the values of the rows below /bootstrap/, by their names, as `tokens.row_name` has them."""
         rows = {key: self.get(key) for key in sorted(self._known().bootstrap)}
         return {key.decode("utf-8", "replace"): value for key, value in rows.items() if value is not None}
+
+    def volumes(self) -> list[bytes]:
+        """Return the values of the PersistentVolumes; of more than 10,000 of them not all."""
+        values = (self.get(key) for key in sorted(self._known().volumes))
+        return [value for value in values if value is not None]
 
     def revision(self) -> int:
         """Return the number of the newest revision in it."""
