@@ -16,7 +16,8 @@ It needs Debian's etcd-server, etcd-client, python3-cryptography, python3-nacl a
 file.
 I12E_ROOT puts all its files below a folder, and what k3s binds to 127.0.0.1 on the node's own address: several hosts on
 one machine, each with a loopback address of its own. Faults are files of that name in /lab or
-/run/i12e-lab-faults: k3s_never_ready, slow_start and api_slow (their content: seconds), snapshot_lies, migration_fails.
+/run/i12e-lab-faults: k3s_never_ready, slow_start and api_slow (their content: seconds), snapshot_lies, migration_fails,
+volumes_hang.
 """
 
 from __future__ import annotations
@@ -1280,6 +1281,9 @@ class Api:
             if not self.store.get(f"/registry/namespaces/{where.namespace}"):
                 raise ApiError(404, "NotFound", f'namespaces "{where.namespace}" not found')
             meta["namespace"] = where.namespace
+        if where.plural == "persistentvolumes":
+            self.hang()
+            item.pop("status", None)  # which is not its maker's to say
         meta["uid"] = str(uuid.uuid4())
         meta["creationTimestamp"] = stamp()
         self.defaults(item)
@@ -1288,6 +1292,15 @@ class Api:
             raise ApiError(409, "AlreadyExists", f'{where.title} "{where.name}" already exists')
         meta["resourceVersion"] = str(revision)
         return dict(item)
+
+    def hang(self) -> None:
+        """While the fault volumes_hang is on, no volume is made, and who wants one waits; none is made afterwards."""
+        hung = False
+        while fault("volumes_hang") is not None:
+            hung = True
+            time.sleep(0.1)
+        if hung:
+            raise ApiError(503, "ServiceUnavailable", UNAVAILABLE)
 
     def defaults(self, item: Json) -> None:
         """What the API server itself adds."""
@@ -1313,6 +1326,12 @@ class Api:
         for name in ("uid", "creationTimestamp", "name", "namespace", "deletionTimestamp"):
             if name in old["metadata"]:
                 item["metadata"][name] = old["metadata"][name]
+        affinity = at(old, "spec.nodeAffinity")
+        if old.get("kind") == "PersistentVolume" and affinity and at(item, "spec.nodeAffinity") != affinity:
+            raise ApiError(
+                422, "Invalid", f'PersistentVolume "{old["metadata"]["name"]}" is invalid: spec.nodeAffinity: Invalid '
+                "value: field is immutable, except for updating from beta label to GA",
+            )  # fmt: skip
         return item
 
     def change(self, where: Where, body: Json, patch: bool) -> Json:
@@ -2155,6 +2174,26 @@ class Controllers:
             own = at(volume, "spec.storageClassName") == "local-path" and at(volume, "spec.claimRef.uid")
             if own and own not in claimed and not gone(volume):
                 self.api.call("DELETE", BY_PLURAL["persistentvolumes"].path("", volume["metadata"]["name"]))
+        self.bindings(claims, self.items("persistentvolumes"))
+
+    def bindings(self, claims: Sequence[Json], volumes: Sequence[Json]) -> None:
+        """A claim and its volume are bound if each names the other; a claim whose volume is not there is lost."""
+        there = {volume["metadata"]["name"]: volume for volume in volumes}
+        for claim in claims:
+            if not at(claim, "spec.volumeName"):
+                continue
+            volume = there.get(at(claim, "spec.volumeName"))
+            if volume and at(volume, "spec.claimRef.uid") == claim["metadata"]["uid"]:
+                self.phase(claim, "Bound")
+                self.phase(volume, "Bound")
+            else:
+                self.phase(claim, "Lost")
+
+    def phase(self, item: Json, phase: str) -> None:
+        """Have an object in a phase."""
+        if at(item, "status.phase") != phase:
+            path = resource_of(item).path(item["metadata"].get("namespace", ""), item["metadata"]["name"])
+            self.api.call("PATCH", path, {"status": {"phase": phase}})
 
     def bind(self, claim: Json, node: str) -> None:
         """Make a claim's volume on a node."""
@@ -2182,7 +2221,6 @@ class Controllers:
                 "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}},
                 "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "local-path", "volumeMode": "Filesystem",
             },
-            "status": {"phase": "Bound"},
         }  # fmt: skip
         with contextlib.suppress(ApiError):
             self.api.call("POST", BY_PLURAL["persistentvolumes"].path(), volume)

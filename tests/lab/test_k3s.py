@@ -777,6 +777,40 @@ def test_a_claim_of_local_path_gets_a_folder_on_the_node_of_its_pod(one: Machine
     until(lambda: list(agent.data.glob("storage/pvc-*")) == [], "the folder goes with its claim")
 
 
+def test_a_volume_keeps_its_place_is_held_by_finalizers_and_leaves_its_claim_lost(single: Machine) -> None:
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["server-1"]}]}
+    claim = {
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+        "spec": {"storageClassName": "by-hand", "volumeName": "v"},
+    }  # fmt: skip
+    single.apply(claim)
+    uid = single.get("pvc", "data")["metadata"]["uid"]
+    volume = {
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": "v", "finalizers": ["kubernetes.io/pv-protection"]},
+        "spec": {
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}, "storageClassName": "by-hand",
+            "claimRef": {"namespace": "default", "name": "data", "uid": uid},
+        },
+        "status": {"phase": "Released"},
+    }  # fmt: skip
+
+    def phases() -> list[str]:
+        return [item["status"]["phase"] for item in single.get("pv")["items"] + single.get("pvc")["items"]]
+
+    until(lambda: phases() == ["Lost"], "its volume is not there")
+    single.apply(volume)
+    until(lambda: phases() == ["Bound", "Bound"], "they have each other")
+    patch: Any = {"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": []}}}}
+    refused = single.k3s("kubectl", "patch", "pv", "v", "--type=merge", "-p", json.dumps(patch))
+    assert refused.returncode == 1
+    assert "spec.nodeAffinity: Invalid value: field is immutable" in refused.stderr
+    single.kubectl("delete", "pv", "v", "--wait=false")
+    assert single.get("pv", "v")["metadata"]["deletionTimestamp"]
+    single.kubectl("patch", "pv", "v", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    until(lambda: phases() == ["Lost"], "it is gone")
+
+
 def test_secrets_are_made_applied_and_shown_by_kubectl(single: Machine) -> None:
     made = ["create", "secret", "generic", "s", "-n", "kube-system", "--from-literal=a=1", "--from-literal", "b=x=y"]
     assert single.kubectl(*made) == "secret/s created\n"
