@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doit.doit_cmd import DoitMain
 
 from conftest import ROOT, Project
 from i12e import engine, lock
@@ -420,6 +421,23 @@ def test_forget_and_clean_keep_out_of_a_run(real: Project, command: str) -> None
 
 def test_a_word_with_an_equals_sign_is_no_variable_but_a_mistake(real: Project) -> None:
     assert engine.main(["plan=3"]) == 3
+
+
+def test_the_value_of_an_option_may_have_an_equals_sign_and_a_flag_takes_none(
+    real: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(real.root)
+    assert engine.main(["restore", "--yes", "a=b"]) == 3
+    assert "--yes" in capsys.readouterr().err
+    seen: list[list[str]] = []
+
+    def run(self: DoitMain, args: list[str]) -> int:
+        seen.append(args)
+        return 0
+
+    monkeypatch.setattr(DoitMain, "run", run)
+    assert engine.main(["restore", "--move", "a=b,c=d", "--yes"]) == 0
+    assert seen == [["restore", "--move=a=b,c=d", "--yes"]]
 
 
 def test_a_build_folder_of_someone_else_is_one_line(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:

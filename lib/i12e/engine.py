@@ -77,12 +77,28 @@ def main(args: list[str]) -> int:
     DoitMain.BIN_NAME = "doit"
     if sys.stdout is None or sys.stderr is None:
         return FAILED  # closed before we were started: there is nobody to tell
+    if "" in args:
+        return _usage("an argument is empty: an unset variable?")
+    args = _with_values(args)
     for word in args:
-        if not word:
-            return _usage("an argument is empty: an unset variable?")
         if "=" in word and not word.startswith("-"):  # doit would take it for a variable, and say nothing
             return _usage(f"{word}: there is no such task (./doit list shows them; options begin with --)")
     return int(DoitMain(None, (), PLUGINS).run(args))
+
+
+def _with_values(args: list[str]) -> list[str]:
+    """Given arguments, return them with each option's value that has a `=` in its option's own word.
+
+    doit would take it for a variable, and the next word for the value.
+    """
+    found: list[str] = []
+    for word in args:
+        before = found[-1] if found else ""
+        if "=" in word and not word.startswith("-") and before.startswith("--") and "=" not in before:
+            found[-1] = f"{before}={word}"
+        else:
+            found.append(word)
+    return found
 
 
 # --- for dodo.py
@@ -418,6 +434,7 @@ def restore_task(config: TaskDict) -> TaskDict:
         option("backup", "the id of a backup [default: the newest good one]"),
         option("to", "the server that it is put onto; the others join it [default: the first one]"),
         {**option("from", "the store that it comes from [default: whichever has the newest]"), "name": "store"},
+        option("move", "OLD=NEW[,OLD=NEW...]: paths and volumes of hosts that are no more, and who gets them"),
         option("only-plan", "only say what would be done", bool, False),
         option("yes", "do not ask", bool, False),
         option("timeout", "how long a host may take to come back, and again to be healthy", default="15m"),
