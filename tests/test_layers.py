@@ -38,7 +38,7 @@ LAYERS = (
     ("unreachable", "remote", "aws", "stores", "folders", "s3", "rclone", "openstore", "lease", "spread"),
     ("zones", "nameservers", "byhand", "cloudflare", "route53", "rfc2136", "openzone"),
     ("facts", "deploy", "collect", "proof", "backups", "openplaces", "bell", "fence", "dns", "epoch"),
-    ("restoring", "restore_plan", "restore_page", "alone", "sparking", "drilling"),
+    ("restoring", "moving", "restore_plan", "restore_page", "alone", "sparking", "drilling"),
     ("fleet", "database", "verify", "contents", "restored"),
     ("backup",),
     ("backup_list", "backup_verify", "backup_prune", "drill_offline", "drill_host", "drill_lab"),

@@ -18,7 +18,7 @@ from i12e.deploy import Situation, Wanted
 from i12e.facts import ClusterView, Facts, HostFacts, Node, Silent
 from i12e.model import Host
 from i12e.restore_plan import Asked, Plan
-from i12e.restoring import ASIDE, CONVERT, ETCD, SQLITE, Job, Progress
+from i12e.restoring import ASIDE, CONVERT, ETCD, RELEASED, SQLITE, Job, Progress
 
 NAMES = ("server-1", "server-2", "agent-1")
 MB = 1_000_000
@@ -155,6 +155,54 @@ def test_what_an_earlier_run_has_put_in_place_is_neither_living_nor_kept() -> No
     made = planned(now, asked(progress=Progress(job, {ASIDE: 1.0})))
     assert made.resumes
     assert "server-1" not in (*made.living, *made.aside)
+
+
+PATH = Part("path-agent-9-1.tar.gz.age", 1, "0" * 64, "path", "agent-9", "/var/lib/app")
+
+
+def test_what_is_of_a_host_that_is_no_more_is_told_with_how_it_is_moved() -> None:
+    about = asked(manifest=manifest(parts=(PATH,)), bound={"agent-9": 2, "agent-8": 1, "agent-1": 4})
+    notes = planned(situation(alive()), about).notes
+    assert (
+        "/var/lib/app of agent-9 has no host here: it stays in the backup (./doit restore --move agent-9=NEW)" in notes
+    )
+    assert "2 volumes are bound to agent-9, which is no host here (./doit restore --move agent-9=NEW)" in notes
+    assert "1 volume is bound to agent-8, which is no host here (./doit restore --move agent-8=NEW)" in notes
+    assert "agent-1" not in "".join(notes)
+
+
+def test_what_is_moved_is_told_and_nothing_of_it_stays() -> None:
+    about = asked(manifest=manifest(parts=(PATH,)), bound={"agent-9": 2}, moves={"agent-9": "agent-1"})
+    made = planned(situation(alive()), about)
+    assert "    moves    paths and volumes of agent-9 to agent-1" in restore_plan.lines(made, about)
+    assert made.notes == ()
+
+
+def test_all_that_speaks_against_a_move_is_told_with_all_that_speaks_against_the_restore() -> None:
+    moves = {"agent-9": "server-2", "agent-1": "server-1", "agent-8": "agent-7", "agent-7": "server-1"}
+    about = asked(manifest=manifest(parts=(PATH,)), token_fits=False, moves=moves, nodes=["agent-8"])
+    said = refused(situation({**alive(), "server-2": Silent("no route")}), about)
+    for part in (
+        "server token of the secrets", "server-2 cannot be reached", "agent-1 is a host here", "agent-7 is no host",
+        "the backup knows no host agent-7",
+    ):  # fmt: skip
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [({"agent-9": "agent-1"}, {"agent-9": "server-2"}), (None, {"agent-9": "agent-1"})]
+)
+def test_after_the_release_nothing_else_is_moved_than_what_was_to_be(
+    before: dict[str, str] | None, now: dict[str, str]
+) -> None:
+    job = Job(manifest().id, "local", ETCD, "test", "u", MB, "0" * 64, "a@b", 0.0)
+    about = asked(manifest=manifest(parts=(PATH,)), moves=now, moved=before, progress=Progress(job, {ASIDE: 1.0}))
+    assert planned(situation(alive()), about).moves == now
+    released = replace(about, progress=Progress(job, {ASIDE: 1.0, RELEASED: 2.0}))
+    said = refused(situation(alive()), released)
+    assert "volumes are moved before the release" in said
+    assert ("go on as it was begun: --move agent-9=agent-1" if before else "go on without --move") in said
+    assert planned(situation(alive()), replace(released, moves=before or {})).moves == (before or {})
 
 
 def test_how_far_a_host_is_is_read_back_and_nonsense_is_nothing() -> None:

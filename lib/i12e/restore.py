@@ -39,8 +39,10 @@ from i12e import (
     files,
     fleet,
     lease,
+    moving,
     naming,
     proof,
+    registry,
     remote,
     render,
     restore_page,
@@ -100,11 +102,12 @@ class Options:
     yes: bool = False
     only_plan: bool = False
     timeout: str = "15m"
+    move: str = ""
 
 
-def run(build: Build, backup: str, to: str, store: str, yes: bool, only_plan: bool, timeout: str) -> None:
+def run(build: Build, backup: str, to: str, store: str, move: str, yes: bool, only_plan: bool, timeout: str) -> None:
     """Given the task's options, restore a backup; raise UserError with everything that speaks against it."""
-    given = Options(backup, to, store, yes, only_plan, timeout)
+    given = Options(backup, to, store, yes, only_plan, timeout, move)
     with opened(build, given) as hosts:
         Restoring(build, build.cluster(), hosts, given).run()
 
@@ -162,6 +165,9 @@ class Restoring:
             raise UsageError(Problem("", None, None, said, f"there are {', '.join(servers)}"))
         if not servers:
             raise UserError(Problem(build.paths.hosts, None, None, "there is no server to restore onto"))
+        self.moves, problems = moving.parse(given.move, hosts.wanted)
+        if problems:
+            raise UsageError(problems)
         self.target = given.to or servers[0]
         self.rollout = Rollout(build, hosts, list(hosts.wanted), self._deploying())
 
@@ -282,6 +288,8 @@ class Restoring:
         server = said.get(found.manifest.server, "")
         ours = yaml_settings(self._rendered())
         theirs = yaml_settings(server)
+        moved = self._moved(found.manifest.id, progress)
+        self.moves = self.moves or moved or {}
         return Asked(
             target=self.target,
             manifest=found.manifest,
@@ -294,7 +302,17 @@ class Restoring:
             old_settings={name: theirs[name] for name in _SHARED if name in theirs},
             settings={name: ours.get(name, "") for name in _SHARED},
             progress=progress,
+            moves=self.moves,
+            moved=moved,
+            nodes=[name for name in self.moves if found.snapshot.get(registry.node_key(name)) is not None],
+            bound=moving.counted(found.snapshot.volumes()),
         )
+
+    def _moved(self, backup: str, progress: Progress) -> dict[str, str] | None:
+        """Return what an earlier run of a backup was to move; this one goes on with that where it is told nothing."""
+        if progress.job is None or progress.job.backup != backup:
+            return None
+        return moving.read(self.remote.run(moving.LOOK, limit=60).output, backup)
 
     def _plan(
         self, now: Situation, asked: Asked, place: Place, found: verify.Opened
@@ -376,7 +394,13 @@ class Restoring:
             self._hold(dict.fromkeys([*made.stops, self.target]), job)
         with self.times.of("config"):
             self._config(self.target)
+        if asked.moves or asked.moved:
+            said = moving.content(job.backup, asked.moves)
+            self._do(restoring.PREPARE + restoring.write(moving.MOVES, len(said)), "", said)
         self._put(job, found, asked.progress)
+        if asked.moves or asked.moved:
+            with self.times.of("move"):
+                self._move(job)
         with self.times.of("proof"):
             try:
                 self._prove(found)
@@ -472,6 +496,21 @@ class Restoring:
                 screen.say(f"{self.target}: restores, {duration(age)}: {now.last}")
                 told = time.monotonic()
             time.sleep(_LOOK)
+
+    # --- volumes of hosts that are no more
+
+    def _move(self, job: Job) -> None:
+        """Have the volumes of hosts that are no more bound to others, before they are counted for the proof."""
+        screen.say(f"{self.target}: moves volumes")
+
+        def do(script: str, stdin: bytes = b"") -> str:
+            return self._do(script, "", stdin, 300).output
+
+        try:
+            count = moving.volumes(do, job.backup, self.moves)
+        except moving.Stuck as error:
+            raise Stopped(self.target, error.why, "run the same again: it goes on from there") from None
+        screen.say(f"{self.target}: volumes that are bound to other hosts now: {count}")
 
     # --- proof
 
@@ -598,9 +637,9 @@ class Restoring:
     # --- extra paths
 
     def _paths(self, name: str, found: verify.Opened) -> None:
-        """Put the extra paths of a host back, with owners, modes and content; what is there is set aside."""
+        """Put the extra paths that are a host's now back, with owners, modes, content; what is there is set aside."""
         for part in found.manifest.parts:
-            if part.what == "path" and part.host == name:
+            if part.what == "path" and moving.goes_to(part.host, self.moves) == name:
                 with self.times.of("paths"):
                     self._path(name, part, found)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from i12e import deploy, restoring
+from i12e import deploy, moving, restoring
 from i12e.bundle import ETCD, Manifest
 from i12e.deploy import Situation
 from i12e.errors import Problem
@@ -42,6 +42,14 @@ class Asked:
     """The same of the target's config as it is now."""
     progress: Progress = field(default_factory=Progress)
     """How far an earlier run came on the target."""
+    moves: Mapping[str, str] = field(default_factory=dict)
+    """Hosts of the backup whose paths and volumes go to another host: name -> that host's."""
+    moved: Mapping[str, str] | None = None
+    """What an earlier run of this backup was to move; None if there was none."""
+    nodes: Collection[str] = ()
+    """Those of the hosts that are moved which are nodes in the database."""
+    bound: Mapping[str, int] = field(default_factory=dict)
+    """How many PersistentVolumes are bound to which host."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,15 @@ class Plan:
     """The servers whose data of now is set aside."""
     joins: tuple[str, ...] = ()
     """The hosts that join again afterwards, in this order."""
+    moves: Mapping[str, str] = field(default_factory=dict)
+    """The hosts of the backup whose paths and volumes go to another host: name -> that host's."""
     lost: str = ""
     notes: tuple[str, ...] = ()
 
 
 def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
     """Given the situation of all hosts and what was asked, return the plan, or everything that speaks against it."""
-    problems = [*_backup_fits(now, asked), *_target(now, asked), *_others(now, asked)]
+    problems = [*_backup_fits(now, asked), *_target(now, asked), *_others(now, asked), *_moves(now, asked)]
     if problems:
         return None, problems
     found = now.view.facts[asked.target]
@@ -84,11 +94,7 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
     ]
     if silent and any(name in now.servers for name in silent):
         notes.append("a server that comes up again with its old data alone gets neither the API's name nor backups")
-    notes += [
-        f"{part.path} of {part.host} has no host here: it stays in the backup (docs/backup-format.md, step 5)"
-        for part in asked.manifest.parts
-        if part.what == "path" and part.host not in now.wanted
-    ]
+    notes += _stay(now, asked)
     if asked.manifest.lacks:
         notes.append(f"the backup lacks {'; '.join(asked.manifest.lacks)}")
     if asked.manifest.id != asked.newest:
@@ -104,6 +110,7 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
         deploys=("", "") if runs else (action, why),
         aside=tuple(name for name in now.view.with_data() if not (name == asked.target and _is_aside(asked))),
         joins=tuple(name for name in order if name not in silent),
+        moves=asked.moves,
         lost=_lost(asked, living),
         notes=tuple(notes),
     ), []
@@ -128,10 +135,29 @@ def lines(made: Plan, asked: Asked) -> list[str]:
     if made.aside:
         said.append(f"    keeps    the datastores of now, beside their places, on {', '.join(made.aside)}")
     said.append(f"    restores onto {made.target}, and proves it before any workload starts")
+    said += [f"    moves    paths and volumes of {old} to {new}" for old, new in made.moves.items()]
     said.append("    promotes it: a new epoch, so that no older copy of the cluster gets its name or its backups")
     if made.joins:
         said.append(f"    joins    {', '.join(made.joins)}, one after the other")
     return said + [f"    note: {note}" for note in made.notes]
+
+
+def _stay(now: Situation, asked: Asked) -> list[str]:
+    """Return what is of hosts that are no more, and stays where nobody gets it."""
+    theirs = {part.host for part in asked.manifest.parts if part.what == "path"} | asked.bound.keys()
+    gone = sorted(theirs - now.wanted.keys() - asked.moves.keys())
+    said = []
+    for host in gone:
+        way = f"./doit restore --move {host}=NEW"
+        said += [
+            f"{part.path} of {host} has no host here: it stays in the backup ({way})"
+            for part in asked.manifest.parts
+            if part.what == "path" and part.host == host
+        ]
+        count = asked.bound.get(host, 0)
+        volumes = "1 volume is" if count == 1 else f"{count} volumes are"
+        said += [f"{volumes} bound to {host}, which is no host here ({way})"] if count else []
+    return said
 
 
 def _lost(asked: Asked, living: Sequence[str]) -> str:
@@ -220,6 +246,19 @@ def _others(now: Situation, asked: Asked) -> list[Problem]:
     for url, whose in asked.alive.items():
         said = f"the old cluster still answers at {url} ({whose}), which is none of these hosts: there would be two"
         problems.append(Problem("", None, None, said, "shut it down first"))
+    return problems
+
+
+def _moves(now: Situation, asked: Asked) -> list[Problem]:
+    """Return why the paths and volumes of hosts that are no more cannot go where they are to."""
+    silent = [name for name, found in now.view.facts.items() if isinstance(found, Silent)]
+    problems = moving.misfits(asked.moves, now.wanted)
+    problems += moving.unfit(asked.moves, asked.manifest, asked.nodes, silent)
+    before = asked.moved or {}
+    if _resumes(asked) and restoring.RELEASED in asked.progress.done and asked.moves != before:
+        said = f"--move {moving.told(asked.moves)}: volumes are moved before the release, and that was done"
+        remedy = f"go on as it was begun: --move {moving.told(before)}" if before else "go on without --move"
+        problems.append(Problem("", None, None, said, remedy))
     return problems
 
 

@@ -198,6 +198,9 @@ class Sparking(Restoring):
         lit = f"    lights   a spark on {self.target}, which keeps nothing of /var/lib/rancher: it {way}"
         return [*said[:at], lit, *said[at:]]
 
+    def _moved(self, backup: str, progress: Progress) -> dict[str, str] | None:
+        return None  # a host that restores alone has nobody who moves volumes
+
     # --- 2 to 4
 
     def _bring_back(self, job: Job, made: Plan, asked: Asked, found: verify.Opened) -> Job:
