@@ -172,10 +172,32 @@ def test_what_is_of_a_host_that_is_no_more_is_told_with_how_it_is_moved() -> Non
 
 
 def test_what_is_moved_is_told_and_nothing_of_it_stays() -> None:
-    about = asked(manifest=manifest(parts=(PATH,)), bound={"agent-9": 2}, moves={"agent-9": "agent-1"})
+    volumes = replace(PATH, path="/var/lib/rancher/k3s/storage")
+    about = asked(manifest=manifest(parts=(PATH, volumes)), bound={"agent-9": 2}, moves={"agent-9": "agent-1"})
     made = planned(situation(alive()), about)
     assert "    moves    paths and volumes of agent-9 to agent-1" in restore_plan.lines(made, about)
     assert made.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "moves", "machine", "told"),
+    [
+        ("", {"agent-9": "agent-1"}, "living", "2 volumes of agent-9 will be empty on agent-1"),
+        ("/var/lib/app", {"agent-9": "agent-1"}, "living", "2 volumes of agent-9 will be empty on agent-1"),
+        ("/var/lib/rancher/k3s/storage/pvc-1", {"agent-9": "agent-1"}, "living", ""),
+        ("/var/lib/rancher", {"agent-9": "agent-1"}, "living", ""),
+        ("", {}, "bare", "1 volume of agent-1 will be empty on agent-1"),
+        ("", {}, "living", ""),
+    ],
+)
+def test_volumes_whose_content_is_neither_in_the_backup_nor_on_the_host_are_told_to_be_empty(
+    path: str, moves: dict[str, str], machine: str, told: str
+) -> None:
+    there = situation({**alive(), "agent-1": bare("agent-1") if machine == "bare" else living("agent-1")})
+    bound = {"agent-9": 2} if moves else {"agent-1": 1}
+    parts = (replace(PATH, host=next(iter(bound)), path=path),) if path else ()
+    notes = planned(there, asked(manifest=manifest(parts=parts), bound=bound, moves=moves, nodes=["agent-9"])).notes
+    assert any(note.startswith(told) for note in notes) if told else not [n for n in notes if "empty" in n]
 
 
 def test_all_that_speaks_against_a_move_is_told_with_all_that_speaks_against_the_restore() -> None:
@@ -235,7 +257,8 @@ def test_shellcheck_finds_nothing_in_what_hosts_run() -> None:
 
 def test_the_page_shows_each_step_and_takes_no_markup_from_names() -> None:
     told = {
-        "backup": "20261127T000000Z-abcdef", "store": "<b>", "target": "server-1", "bytes": 2_500_000, "seconds": 12.5,
+        "backup": "20261127T000000Z-abcdef", "store": "<b>", "target": "server-1", "bytes": 2_500_000, "proven_seconds": 11.0,
+        "seconds": 12.5,
         "steps": {"send": 1.0, "restore": 4.0}, "first_backup": "",
     }  # fmt: skip
     page = restore_page.html("test", told)

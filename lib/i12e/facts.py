@@ -10,7 +10,8 @@ from typing import Any
 
 STATE = "/var/lib/i12e"
 K3S = "/opt/bin/k3s"
-_STORAGE = "/var/lib/rancher/k3s/storage"
+STORAGE = "/var/lib/rancher/k3s/storage"
+"""Where volumes of local-path are."""
 
 # Prints "KEY BASE64" lines. A thing that is not there has no line; nothing here waits longer than its limit.
 _SCRIPT = r"""
@@ -207,7 +208,7 @@ def parse(output: str) -> HostFacts:
         config=said.get("config"),
         free=_number(text.get("free", "")),
         free_oem=_number(text.get("free_oem", "")),
-        volumes=tuple(_sized(line).removeprefix(f"{_STORAGE}/") for line in text.get("volumes", "").splitlines()),
+        volumes=tuple(_sized(line).removeprefix(f"{STORAGE}/") for line in text.get("volumes", "").splitlines()),
         aside=tuple(_sized(line) for line in text.get("aside", "").splitlines()),
         mounts=tuple(text.get("mounts", "").splitlines()),
         unit=unit,

@@ -13,13 +13,13 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46em; margin: 2em auto; padding: 0 1em; }}
 table {{ border-collapse: collapse; width: 100%; }}
 td, th {{ padding: .2em .6em; text-align: left; border-bottom: 1px solid #ddd; }}
-td.n {{ text-align: right; white-space: nowrap; }}
+.n {{ text-align: right; white-space: nowrap; }}
 .bar {{ background: #4a7; height: .8em; }}
 </style>
 <h1>{title}</h1>
 <p>{when}: the backup <b>{backup}</b> of the store {store} was restored onto <b>{target}</b>, proven and promoted, in
-<b>{seconds} s</b>. The database has {megabytes} MB.{fresh}</p>
-<table><tr><th>step<th>seconds<th style="width: 60%"></tr>
+<b>{proven} s</b>, and had its first backup after {seconds} s. The database has {megabytes} MB.{fresh}</p>
+<table><tr><th>step<th class="n">seconds<th style="width: 60%"></tr>
 {rows}
 </table>
 </html>
@@ -42,6 +42,7 @@ def html(cluster: str, told: Mapping[str, Any]) -> str:
         backup=markup.escape(told["backup"]),
         store=markup.escape(told["store"]),
         target=markup.escape(told["target"]),
+        proven=told["proven_seconds"],
         seconds=told["seconds"],
         megabytes=f"{told['bytes'] / 1e6:.1f}",
         fresh=fresh if told["first_backup"] else "",

@@ -10,7 +10,7 @@ from i12e import deploy, moving, restoring
 from i12e.bundle import ETCD, Manifest
 from i12e.deploy import Situation
 from i12e.errors import Problem
-from i12e.facts import HostFacts, Silent
+from i12e.facts import STORAGE, HostFacts, Silent
 from i12e.lock import duration
 from i12e.restoring import CONVERT, SQLITE, Progress
 
@@ -94,7 +94,7 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
     ]
     if silent and any(name in now.servers for name in silent):
         notes.append("a server that comes up again with its old data alone gets neither the API's name nor backups")
-    notes += _stay(now, asked)
+    notes += [*_stay(now, asked), *_empty(now, asked)]
     if asked.manifest.lacks:
         notes.append(f"the backup lacks {'; '.join(asked.manifest.lacks)}")
     if asked.manifest.id != asked.newest:
@@ -158,6 +158,26 @@ def _stay(now: Situation, asked: Asked) -> list[str]:
         volumes = "1 volume is" if count == 1 else f"{count} volumes are"
         said += [f"{volumes} bound to {host}, which is no host here ({way})"] if count else []
     return said
+
+
+def _empty(now: Situation, asked: Asked) -> list[str]:
+    """Return which volumes come back without what was in them: it is neither in the backup nor on the host."""
+    said = []
+    for old, count in sorted(asked.bound.items()):
+        host = moving.goes_to(old, asked.moves)
+        found = now.view.facts.get(host)
+        if host == old and not (isinstance(found, HostFacts) and found.is_bare):
+            continue
+        if not any(part.host == old and _has_volumes(part.path) for part in asked.manifest.parts):
+            volumes = "1 volume" if count == 1 else f"{count} volumes"
+            said.append(f"{volumes} of {old} will be empty on {host}: backup.paths did not have {STORAGE} of it")
+    return said
+
+
+def _has_volumes(path: str) -> bool:
+    """Tell whether a path that was backed up has volumes, some of them at least."""
+    one, other = f"{path.rstrip('/')}/", f"{STORAGE}/"
+    return bool(path) and (one.startswith(other) or other.startswith(one))
 
 
 def _lost(asked: Asked, living: Sequence[str]) -> str:
