@@ -170,6 +170,8 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _remedy(name: str, known: list[str]) -> str:
+    if name == LAB:
+        return "without I12E_ENV, ./doit lab_up makes it"
     there = f"there are {', '.join(known)}" if known else "there is none: hosts/ has no cluster.yaml"
     return did_you_mean(name, known) or there
 
