@@ -257,7 +257,8 @@ def test_shellcheck_finds_nothing_in_what_hosts_run() -> None:
 
 def test_the_page_shows_each_step_and_takes_no_markup_from_names() -> None:
     told = {
-        "backup": "20261127T000000Z-abcdef", "store": "<b>", "target": "server-1", "bytes": 2_500_000, "proven_seconds": 11.0,
+        "backup": "20261127T000000Z-abcdef", "store": "<b>", "target": "server-1", "bytes": 2_500_000,
+        "proven_seconds": 11.0,
         "seconds": 12.5,
         "steps": {"send": 1.0, "restore": 4.0}, "first_backup": "",
     }  # fmt: skip
