@@ -271,3 +271,29 @@ def test_a_lab_is_made_for_a_drill_and_is_gone_afterwards(scene: Drills) -> None
     assert told["how"] == "lab, a stand-in for k3s v1.35.4+k3s1"
     assert "is a stand-in" in done.out
     assert Lab.find(scene.operator.root / "build/lab/drill/lab") is None
+
+
+@pytest.mark.sweep  # a minute
+def test_a_backup_of_sqlite_is_drilled_as_what_it_is_to_become(tmp_path: Path) -> None:
+    operator = clone(tmp_path / "one")
+    with running(operator.root / LAB_MACHINES, [SERVER, AGENT]) as lab:
+        environment.write(operator.root, lab, 1, 1)
+        scene = Drills(operator, lab, [SERVER, AGENT])
+        scene.settings("\nbackup:\n", f"\nbackup:\n  stores: [{{name: disk, folder: {tmp_path}/disk}}]\n")
+        (tmp_path / "disk").mkdir()
+        scene.settings("datastore: etcd", "datastore: sqlite")
+        operator.deploys()
+        scene.fill(1000)
+        scene.back_up()
+        for datastore, takes in (("sqlite", "it is ready"), ("etcd", "and converted to etcd")):
+            done, told = scene.drills("--on", AGENT)
+            assert (done.status, told["datastore"]) == (0, "sqlite"), done.out + done.err
+            assert takes in next(each["what"] for each in told["steps"] if each["step"] == "start"), datastore
+            assert scene.is_clean(AGENT)
+            if datastore == "sqlite":
+                scene.settings("datastore: sqlite", "datastore: etcd")
+        # A conversion that fails is no backup that restores.
+        lab.read(AGENT, f"mkdir -p {FAULTS}; touch {FAULTS}/migration_fails")
+        done, told = scene.drills("--on", AGENT)
+        assert (done.status, told["ok"]) == (1, False), done.out + done.err
+        assert "does not start on what was restored" in told["why"]
