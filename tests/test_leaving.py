@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from i12e import deploy, engine, fleet, naming, plans, rollout
+from i12e import api_name, deploy, engine, fleet, naming, plans, rollout
 from i12e.deploy import Named
 from i12e.errors import UserError
 from i12e.zones import Addresses, Fence, NotThere, Records, Refused, ZoneError
@@ -222,6 +222,20 @@ def test_one_that_a_slow_dns_has_put_back_all_the_same_is_taken_out_again(world:
     assert reset == {"server-2": ["server-1", "server-3"]}
     assert any("somebody has put it into" in line for line in world.said)
     assert world.at("server-2 drain") - times[0] > 2 * TTL - 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_dns_whose_look_is_old_when_it_writes_looks_again(world: World, late: bool) -> None:
+    """It saw server-3 out, or in, and writes when that is over: a deployment has come between."""
+    with world.patched():
+        world.machines["server-3"].ready = late
+        name = naming.Name(world.build, world.cluster, world.cluster.dns, world.zone, world.hosts())  # type: ignore[arg-type]
+        slow = api_name._Run(world.build, name)
+        world.machines["server-3"].ready = not late
+        world.name_is(*(SERVERS[:2] if late else SERVERS))
+        slow.make(only_plan=False, take_over=False, yes=True)
+        assert world.shown == (SERVERS[:2] if late else SERVERS)
+        assert world.build.told[-1].facts["servers"] == world.shown
 
 
 # --- what goes wrong before the reset

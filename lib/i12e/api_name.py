@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from i12e import fleet, naming, remote, screen
 from i12e.build import Build
 from i12e.deploy import Situation
-from i12e.dns import Plan
+from i12e.dns import Healthy, Plan
 from i12e.errors import Problem, UsageError, UserError
 from i12e.naming import Name, Planned
 from i12e.zones import ByHand, ZoneError
+
+_TRIES = 3
 
 
 def run(build: Build, only_plan: bool, take_over: bool, yes: bool, permissions: bool) -> None:
@@ -28,8 +32,7 @@ def run(build: Build, only_plan: bool, take_over: bool, yes: bool, permissions: 
             return
         hosts = fleet.Hosts(build, fleet.wanted_hosts(build))
         try:
-            now = fleet.situation(hosts, [], whole=False)
-            _Run(build, Name(build, cluster, settings, zone, hosts), now).make(only_plan, take_over, yes)
+            _Run(build, Name(build, cluster, settings, zone, hosts)).make(only_plan, take_over, yes)
         finally:
             hosts.close()
     except (ZoneError, remote.Unreachable) as error:
@@ -41,11 +44,14 @@ def run(build: Build, only_plan: bool, take_over: bool, yes: bool, permissions: 
 class _Run:
     """One run of `dns`."""
 
-    def __init__(self, build: Build, name: Name, now: Situation) -> None:
+    def __init__(self, build: Build, name: Name) -> None:
         self.build = build
         self.name = name
-        self.now = now
-        self.fit = name.healthy(now.view)
+        self.now, self.fit = self._look()
+
+    def _look(self) -> tuple[Situation, Healthy]:
+        now = fleet.situation(self.name.hosts, [], whole=False)
+        return now, self.name.healthy(now.view)
 
     def make(self, only_plan: bool, take_over: bool, yes: bool) -> None:
         """Do what the plan says; where somebody wrote meanwhile, plan again."""
@@ -64,13 +70,30 @@ class _Run:
             asked.append(planned)
 
         try:
-            done = self.name.make(self.fit, answering[0], admit, take_over)
+            done = self._made(answering[0], admit, take_over)
         except ByHand as error:
             told = [f"{error.why}; enter this by hand, then run this again:", *error.lines]
             text = "".join(f"{line}\n" for line in told)
             self.build.tell("DNS", self.name.text, error.why, "told", self._facts(asked[-1]), text)
             return
         self._told(done, "done" if done.plan.action == "write" else "kept")
+
+    def _made(self, answering: str, admit: Callable[[Planned], None], take_over: bool) -> Planned:
+        """Do it, and look again: a deployment elsewhere may have taken a server out, or put one back, since we looked.
+
+        Whoever writes last has looked after it, so that no stale view stays.
+        """
+        done = made = self.name.make(self.fit, answering, admit, take_over)
+        for _ in range(_TRIES):
+            if made.plan.action != "write":
+                break
+            now, fit = self._look()
+            if fit.servers == self.fit.servers or not fit.servers or not now.view.answering():
+                break
+            self.now, self.fit = now, fit
+            made = self.name.make(fit, now.view.answering()[0], admit)
+            done = made if made.plan.action == "write" else done
+        return done
 
     def _nothing_healthy(self) -> Problem:
         reasons = "; ".join(f"{server} {why}" for server, why in self.fit.unfit.items()) or "there is no server"
