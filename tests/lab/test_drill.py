@@ -251,7 +251,7 @@ def test_a_k3s_that_starts_on_nothing_neither_says_nothing_of_the_backup(scene: 
 
 
 def test_a_drill_that_is_killed_leaves_nothing_on_its_host(scene: Drills) -> None:
-    scene.slow(AGENT, 20)
+    scene.slow(AGENT, 10)
     process = scene.operator.start("drill", "--from", "disk", "--on", AGENT)
     wait(lambda: scene.is_fenced(AGENT), 90)
     second, _ = scene.drills("--on", AGENT)

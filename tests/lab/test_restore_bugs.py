@@ -178,6 +178,7 @@ def test_members_that_are_no_more_are_none_and_other_node_passwords_are_taken(tw
     assert not planted & passwords
 
 
+@pytest.mark.sweep  # half a minute; i12e's config has the token, so that this file alone never bites
 def test_a_token_file_of_another_cluster_is_set_aside(two: Bugs) -> None:
     two.lab.kill("server-2")
     (two.operator.root / "hosts/lab/server-2.yaml").unlink()
@@ -207,6 +208,7 @@ def test_a_reset_flag_of_before_does_not_keep_k3s_from_the_next_reset(two: Bugs)
     assert "reset-flag" not in two.lab.read(two.first, f"ls {DATABASES}").split()
 
 
+@pytest.mark.sweep  # half a minute, and the one before it is of the same flag
 def test_a_reset_flag_that_a_killed_restore_left_does_not_keep_it_from_its_end(two: Bugs) -> None:
     process = two.operator.start("restore", "--yes", "--timeout", "60s")
     said = f"until grep -qs 'membership has been reset' {FOLDER}/reset.log; do sleep 0.05; done"
