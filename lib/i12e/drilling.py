@@ -31,6 +31,11 @@ NODE = "drill"
 _ADDRESS = "192.0.2.1"  # of a network that is for documents (RFC 5737)
 _LOCK = "/run/i12e-drill"
 _LONGEST = "6h"
+# By which root could look out of its namespaces: by /proc/1/root, nsenter, a device.
+_WITHOUT = (
+    *("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_BOOT", "CAP_MKNOD"),
+    *("CAP_SYS_CHROOT", "CAP_SYS_TIME", "CAP_DAC_READ_SEARCH"),
+)
 _KEPT = re.compile(
     r"(cluster-cidr|service-cidr|cluster-dns|cluster-domain|secrets-encryption|secrets-encryption-provider)"
     r':\s*"?([^"#\n]+?)"?\s*'
@@ -69,10 +74,12 @@ set -eu
 systemctl stop {UNIT} 2>/dev/null || :
 systemctl reset-failed {UNIT} 2>/dev/null || :
 rm -f {FOLDER}/failed {FOLDER}/progress
+readlink /proc/self/ns/net /proc/self/ns/mnt >{FOLDER}/outer
 systemd-run --quiet --unit={UNIT} \
     -p PrivateNetwork=yes -p PrivateTmp=yes -p ProtectHome=yes -p ProtectSystem=strict \
     -p ReadWritePaths='{FOLDER} /var/lib/rancher /etc/rancher' \
     -p BindPaths='{FOLDER}/rancher:/var/lib/rancher {FOLDER}/etc:/etc/rancher' \
+    -p NoNewPrivileges=yes -p CapabilityBoundingSet='~{" ".join(_WITHOUT)}' \
     -p InaccessiblePaths='-/run/dbus -/run/systemd/private -/run/containerd -/run/docker.sock -/run/k3s' \
     -p RuntimeMaxSec={_LONGEST} -p KillMode=mixed -p TimeoutStopSec=15 -p LimitNOFILE=1048576 -p Nice=5 \
     -- /bin/sh {FOLDER}/"""
@@ -122,7 +129,7 @@ exec >>log 2>&1
 k3s=$folder/bin/k3s
 export PATH=$folder/bin:$PATH
 for each in net mnt; do
-    [ "$(readlink /proc/self/ns/$each)" != "$(readlink /proc/1/ns/$each)" ] ||
+    own=$(readlink "/proc/self/ns/$each") && ! grep -qxF "$own" outer ||
         fail "this systemd gives the drill no $each of its own"
 done
 
