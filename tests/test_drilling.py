@@ -76,13 +76,26 @@ datastore-endpoint: mysql://elsewhere
         "secrets-encryption-provider": "secretbox",
         "token": "the-backups-own",
         "node-name": "drill",
-        "node-ip": "192.0.2.1",
+        "node-ip": "192.0.2.1,2001:db8::1",
         "advertise-address": "192.0.2.1",
         "etcd-disable-snapshots": True,
+        "etcd-arg": ["quota-backend-bytes=8589934592"],
     }
     assert set(json.loads(drilling.config(Secret("t"), ""))) == {
-        "token", "node-name", "node-ip", "advertise-address", "etcd-disable-snapshots"
+        "token", "node-name", "node-ip", "advertise-address", "etcd-disable-snapshots", "etcd-arg"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ranges", "addresses"),
+    [
+        ("10.42.0.0/16", "192.0.2.1"),
+        ("fd00:1::/56", "2001:db8::1"),
+        ("fd00:1::/56,10.42.0.0/16", "2001:db8::1,192.0.2.1"),
+    ],
+)
+def test_k3s_has_an_address_of_each_family_that_the_cluster_has(ranges: str, addresses: str) -> None:
+    assert json.loads(drilling.config(Secret("t"), f"cluster-cidr: {ranges}\n"))["node-ip"] == addresses
 
 
 @contextmanager

@@ -93,6 +93,8 @@ class _Run:
             self.now, self.fit = now, fit
             made = self.name.make(fit, now.view.answering()[0], admit)
             done = made if made.plan.action == "write" else done
+        else:
+            self.build.note(f"{self.name.text}: its servers change all the time; run it again when they do not")
         return done
 
     def _nothing_healthy(self) -> Problem:

@@ -6,6 +6,7 @@ has never seen i12e. Before the backup is read it is clear that the host can do 
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from i12e.localetcd import Unable
 from i12e.lock import duration, operator
 from i12e.model import Host
 from i12e.releases import k3s as release
-from i12e.remote import Remote, Target
+from i12e.remote import Held, Remote, Target
 from i12e.restoring import CONVERT, Job, Progress
 from i12e.secrets import Secret
 
@@ -38,6 +39,14 @@ _PROGRAM = 400 << 20  # bytes for k3s and what it unpacks
 _MEMORY = 600 << 10  # KB that k3s needs without its agent
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _AGAIN = "drill again once that is mended"
+_FREE = "df -Pk /var/lib | awk 'NR == 2 { print $4 }'"
+_THERE = f"du -sk {FOLDER} | cut -f1"
+_NOT_THE_BACKUPS = re.compile(
+    r"\(status (?:137|143)\)|no space left|out of memory|cannot allocate|too many open files|input/output error"
+    r"|cannot be asked|does not get ready|the drill has ended",
+    re.IGNORECASE,
+)
+"""What k3s or we say when it is the host that fails."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class _Drill:
         self._say = say
         self._k3s = ""
         self._outs = ""
-        self._free = 0
+        self._memory = 0
+        self._held: Held | None = None
 
     def run(self, place: Place, backup: str, keys: Sequence[Secret], folder: Path, known: Sequence[Secret]) -> None:
         with self._claimed():
@@ -120,11 +130,9 @@ class _Drill:
                 size = f"{job.size / 1e6:.1f} MB to {self._site.name}"
                 self._report.add("send", time.monotonic() - began, size)
                 try:
-                    self._restore(job)
-                    with self._report.step("compare", "its API has all that was backed up, and opens the sentinel"):
-                        restored.compare(Inside(self._host), opened, say=self._say)
+                    self._try(job, opened)
                 except database.Failed as error:
-                    raise self._whose(job, opened, error.why) from None
+                    self._again(job, opened, error)
             began = time.monotonic()
             if self._is_clean():
                 self._report.add("end", time.monotonic() - began, f"nothing of it is left on {self._site.name}")
@@ -135,7 +143,8 @@ class _Drill:
     def _claimed(self) -> Iterator[None]:
         """Until the block ends, have the host for ourselves, with an empty folder; nothing of that stays."""
         who = f"{operator()}, since {time.strftime('%H:%M:%S')}"
-        with self._host.hold(f"{drilling.CLAIM}{shlex.quote(who)}") as held:
+        with self._host.hold(f"{drilling.CLAIM}{shlex.quote(who)}") as self._held:
+            held = self._held
             line = held.first_line(60)
             if line.startswith("busy"):
                 raise Unable(f"{self._site.name}: another drill is at work: {line.removeprefix('busy').strip()}")
@@ -146,7 +155,14 @@ class _Drill:
                 yield
             finally:
                 with suppress(remote.Unreachable):  # the host ends it by itself
-                    self._is_clean()
+                    if held.alive():
+                        self._is_clean()
+
+    def _is_ours(self) -> None:
+        """See that the host is still ours; raise Unable."""
+        if self._held is None or not self._held.alive():
+            said = "the host has given this drill up: it heard nothing of us for a minute, or the connection broke"
+            raise Unable(f"{self._site.name}: {said}", "drill again")
 
     def _is_clean(self) -> bool:
         """Remove all of the drill from the host; tell whether that went well, which says nothing of the backup."""
@@ -178,7 +194,8 @@ class _Drill:
             raise Unable(f"{name}: {'; '.join(wrong)}", remedy)
         if found.unit == "k3s-agent" and found.active == "active":
             self._report.notes.append(f"{name} is a node of the cluster: the drill shares its memory and its disk")
-        self._k3s, self._free = self._wanted.version, found.free << 10
+        self._k3s = self._wanted.version
+        self._memory = int(memory) << 10 if memory.isdecimal() else 0
         self._bring(None if has else entry)
         script, outs = drilling.outside(self._site.outs)
         self._outs = self._do(script, outs, 60)
@@ -207,11 +224,16 @@ class _Drill:
             said = f"the backup was made by k3s {theirs}, and the configuration has {self._k3s}, an older one"
             raise Unable(said, f"a restore refuses that, too: set k3s.version: {theirs}, or a newer one")
 
-    def _has_room(self, size: int) -> None:
-        needed = _ROOM * size + _LOG + _PROGRAM
-        if self._free < needed:
-            said = f"it has {self._free >> 20} MB free in /var/lib, and {needed >> 20} are needed"
+    def _has_room(self, size: int, there: int = 0) -> None:
+        """See that there is room for a database of so many bytes, of which so many are there; raise Unable."""
+        free = int(self._do(_FREE).strip() or 0) << 10
+        needed = _ROOM * size + _LOG + _PROGRAM - there
+        if free < needed:
+            said = f"it has {free >> 20} MB free in /var/lib, and {needed >> 20} are needed"
             raise Unable(f"{self._site.name}: {said}", "make room there")
+        if self._memory < (_MEMORY << 10) + 2 * size:
+            said = f"it has {self._memory >> 20} MB of memory free, and k3s needs more for a database of that size"
+            raise Unable(f"{self._site.name}: {said}", "drill on another host")
 
     # --- the restore
 
@@ -275,13 +297,17 @@ class _Drill:
         marks: dict[str, float] = {}
         while True:
             progress = restoring.read(self._do(drilling.LOOK))
+            if not progress.quiet and not progress.failed:
+                progress = restoring.read(self._do(drilling.LOOK))  # it may have failed between the two looks
             now = time.monotonic()
             for step in progress.done:
                 marks.setdefault(step, now)
             if progress.failed or (restoring.READY in progress.done and progress.quiet):
                 return progress, began, marks
             if not progress.quiet:
-                said = f"the drill's unit ended: {progress.last}"
+                self._is_ours()
+                free = self._do(_FREE).strip()
+                said = f"the drill's unit ended: {progress.last or 'it says not why'}; {free} KB are free there"
                 raise Unable(f"{self._site.name}: {said}", f"journalctl -u {drilling.UNIT} there; {_AGAIN}")
             if now - began > _LIMIT:
                 raise Unable(f"{self._site.name}: not ready after {duration(_LIMIT)}: {progress.last}")
@@ -290,16 +316,46 @@ class _Drill:
                 self._say(f"{self._site.name}: restores, {duration(now - began)}: {progress.last}")
             time.sleep(_LOOK)
 
-    def _whose(self, job: Job, opened: verify.Opened, why: str) -> Damaged | Unable:
-        """Given why a backup did not restore, return whose fault that is."""
-        if opened.manifest.k3s != self._k3s:
-            said = f"{why}; it was made by k3s {opened.manifest.k3s}, and {self._k3s} is another one"
-            return Unable(said, f"drill again with k3s.version: {opened.manifest.k3s}")
-        self._say(f"{self._site.name}: sees whether k3s starts there at all")
+    def _try(self, job: Job, opened: verify.Opened) -> None:
+        """Restore it and prove it; raise Failed, or Unable."""
+        self._restore(job)
+        with self._report.step("compare", "its API has all that was backed up, and opens the sentinel"):
+            restored.compare(Inside(self._host), opened, say=self._say)
+
+    def _again(self, job: Job, opened: verify.Opened, first: database.Failed) -> None:
+        """Given why a backup did not restore, find out whose fault that is: of a bad one the newest good is another.
+
+        Raise Damaged only if the same k3s starts there on nothing, and the backup fails a second time. A backup that
+        restores then is good.
+        """
+        why = first.why
+        self._is_the_backups(job, opened, first)
+        self._say(f"{self._site.name}: it failed ({why}); sees whether k3s starts there at all")
         progress, _, _ = self._follow("control.sh")
         if progress.failed:
-            return Unable(f"{why}; and it does not start there on nothing either: {progress.failed}", _AGAIN)
-        return Damaged(f"k3s {self._k3s} on {self._site.name}: {why}")
+            raise Unable(f"{why}; and it does not start there on nothing either: {progress.failed}", _AGAIN)
+        self._say(f"{self._site.name}: it does; restores a second time")
+        self._report.steps[:] = [step for step in self._report.steps if step.name in ("read", "check", "send")]
+        try:
+            self._try(job, opened)
+        except database.Failed as error:
+            self._is_the_backups(job, opened, error)
+            raise Damaged(f"k3s {self._k3s} on {self._site.name}, twice: {error.why}") from None
+        self._report.notes.append(f"{self._site.name}: it restored at the second try; the first one ended so: {why}")
+
+    def _is_the_backups(self, job: Job, opened: verify.Opened, error: database.Failed) -> None:
+        """Raise Unable if what went wrong may be the host's fault, or somebody's who ended the drill."""
+        self._is_ours()
+        why = error.why
+        if opened.manifest.k3s != self._k3s:
+            said = f"{why}; it was made by k3s {opened.manifest.k3s}, and {self._k3s} is another one"
+            raise Unable(said, f"drill again with k3s.version: {opened.manifest.k3s}")
+        if isinstance(error, restored.Unasked) or _NOT_THE_BACKUPS.search(why):
+            raise Unable(f"{self._site.name}: {why}", _AGAIN)
+        progress = restoring.read(self._do(drilling.LOOK))
+        if not progress.quiet and not progress.failed:
+            raise Unable(f"{self._site.name}: {why}; the drill's unit was ended meanwhile", _AGAIN)
+        self._has_room(job.size, there=int(self._do(_THERE).strip() or 0) << 10)
 
     # --- by what
 

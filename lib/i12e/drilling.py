@@ -28,13 +28,20 @@ FOLDER = f"{STATE}/drill"
 UNIT = "i12e-drill"
 FENCED = "fenced"
 NODE = "drill"
-_ADDRESS = "192.0.2.1"  # of a network that is for documents (RFC 5737)
+_ADDRESS, _ADDRESS6 = "192.0.2.1", "2001:db8::1"  # of networks that are for documents (RFC 5737, RFC 3849)
+_QUOTA = 8 << 30  # bytes, etcd's own highest: a cluster that needs it has it in its own config
+_AT_BOOT = "/etc/tmpfiles.d/i12e-drill.conf"  # after a power failure
 _LOCK = "/run/i12e-drill"
 _LONGEST = "6h"
 # By which root could look out of its namespaces: by /proc/1/root, nsenter, a device.
 _WITHOUT = (
     *("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_BOOT", "CAP_MKNOD"),
     *("CAP_SYS_CHROOT", "CAP_SYS_TIME", "CAP_DAC_READ_SEARCH"),
+)
+_SOCKETS = (
+    *("dbus", "containerd", "docker.sock", "k3s", "podman", "crio", "udev", "host"),
+    # Not all of it: systemd needs the folder itself for the unit.
+    *("systemd/private", "systemd/notify", "systemd/cgroups-agent", "systemd/io.system.ManagedOOM", "systemd/userdb"),
 )
 _KEPT = re.compile(
     r"(cluster-cidr|service-cidr|cluster-dns|cluster-domain|secrets-encryption|secrets-encryption-provider)"
@@ -46,15 +53,22 @@ Outs = Sequence[tuple[str, int]]
 """Addresses or names, and ports, that a drill must not reach."""
 
 CLEAN = f"""
+# Nothing in there is to be saved, and its shell heeds no signal before what it waits for has ended.
+pid=$(systemctl show -p MainPID --value {UNIT} 2>/dev/null)
+children=
+[ "${{pid:-0}}" = 0 ] || read -r children <"/proc/$pid/task/$pid/children"
+for each in $children; do kill -9 "$each" 2>/dev/null; done
 systemctl stop {UNIT} 2>/dev/null
 systemctl reset-failed {UNIT} 2>/dev/null
 rm -rf {FOLDER}
-rmdir /var/lib/rancher /etc/rancher 2>/dev/null
+rm -f {_AT_BOOT}
+rmdir /var/lib/rancher /etc/rancher {STATE} 2>/dev/null
 [ ! -e {FOLDER} ]
 """
 """Removes all that a drill is on a host; status 1 if anything stays."""
 
 CLAIM = rf"""
+for each in bash flock; do command -v $each >/dev/null || {{ echo "it lacks $each" >&2; exit 1; }}; done
 exec bash -c '
 exec 9>{_LOCK}.lock
 if ! flock -n 9; then echo "busy $(head -n 1 {_LOCK} 2>/dev/null)"; exit 0; fi
@@ -63,6 +77,7 @@ clean() {{ {CLEAN} }}
 trap clean EXIT; trap "exit 1" HUP INT TERM PIPE
 clean
 umask 077
+mkdir -p /etc/tmpfiles.d && printf "R! %s\nr! %s\n" {FOLDER} {_AT_BOOT} >{_AT_BOOT} || exit 1
 mkdir -p {STATE} && chmod 700 {STATE} && mkdir {FOLDER} && cd {FOLDER} && mkdir bin rancher etc etc/k3s || exit 1
 mkdir -p -m 755 /var/lib/rancher /etc/rancher || exit 1
 echo held
@@ -80,7 +95,8 @@ systemd-run --quiet --unit={UNIT} \
     -p ReadWritePaths='{FOLDER} /var/lib/rancher /etc/rancher' \
     -p BindPaths='{FOLDER}/rancher:/var/lib/rancher {FOLDER}/etc:/etc/rancher' \
     -p NoNewPrivileges=yes -p CapabilityBoundingSet='~{" ".join(_WITHOUT)}' \
-    -p InaccessiblePaths='-/run/dbus -/run/systemd/private -/run/containerd -/run/docker.sock -/run/k3s' \
+    -p PrivateDevices=yes -p PrivateIPC=yes -p ProtectKernelTunables=yes -p ProtectControlGroups=yes \
+    -p InaccessiblePaths='{" ".join(f"-/run/{name}" for name in _SOCKETS)}' -p OOMScoreAdjust=1000 \
     -p RuntimeMaxSec={_LONGEST} -p KillMode=mixed -p TimeoutStopSec=15 -p LimitNOFILE=1048576 -p Nice=5 \
     -- /bin/sh {FOLDER}/"""
 """Starts the script of the name that stands behind it."""
@@ -118,7 +134,13 @@ stop_quiet() {
     child=
 }
 start_quiet() { "$@" >>k3s.log 2>&1 & child=$!; }
-quiet_lives() { grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$child/status"; }
+quiet_lives() {
+    ! grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$child/status" || return 0
+    wait "$child"
+    ended=$?
+    [ $ended -lt 128 ] || fail "k3s was killed (status $ended)"
+    return 1
+}
 quiet_says() { tail -n 1 k3s.log 2>/dev/null | tail -c 300; }
 held() { :; }
 trap 'stop_quiet; exit 0' TERM
@@ -136,6 +158,7 @@ done
 # k3s looks for a way out and for its own address: both end in here.
 ip link set lo up && ip link add drill0 type veth peer name drill1 && ip link set drill0 up && ip link set drill1 up &&
     ip address add {_ADDRESS}/24 dev drill0 && ip route add default dev drill0 || fail "no network can be made for it"
+ip -6 address add {_ADDRESS6}/64 dev drill0 nodad 2>/dev/null && ip -6 route add default dev drill0
 """
 
 _FENCE = rf"""
@@ -151,7 +174,7 @@ step {FENCED}
 
 _STAY = """
 wait "$child"
-fail "k3s ended: $(quiet_says)"
+fail "k3s ended (status $?): $(quiet_says)"
 """
 
 
@@ -186,12 +209,16 @@ def config(token: Secret, theirs: str) -> bytes:
     wanted: dict[str, object] = {
         name: value == "true" if value in ("true", "false") else value for name, value in said.items()
     }
+    # An address of each family that the cluster has, the first one first.
+    ranges = ",".join(value for name, value in said.items() if name.endswith("-cidr")).split(",")
+    addresses = list(dict.fromkeys(_ADDRESS6 if ":" in each else _ADDRESS for each in ranges))
     wanted |= {
         "token": token.reveal(),
         "node-name": NODE,
-        "node-ip": _ADDRESS,
-        "advertise-address": _ADDRESS,
+        "node-ip": ",".join(addresses),
+        "advertise-address": addresses[0],
         "etcd-disable-snapshots": True,
+        "etcd-arg": [f"quota-backend-bytes={_QUOTA}"],
     }
     return json.dumps(wanted, indent=1).encode() + b"\n"
 
@@ -200,7 +227,7 @@ HAS = r"""
 export PATH=/opt/bin:/usr/local/bin:$PATH
 uname -m
 awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo
-for each in systemd-run curl ip nsenter jq flock bash; do command -v $each >/dev/null || printf '%s ' $each; done; echo
+for each in systemd-run curl ip nsenter jq; do command -v $each >/dev/null || printf '%s ' $each; done; echo
 k3s=$(command -v k3s) && timeout 20 "$k3s" --version 2>/dev/null | head -n 1 | cut -d' ' -f3
 exit 0
 """

@@ -641,9 +641,10 @@ class Restoring:
         """Wait until a node has given a sign of life: that it is ready may be the database's memory of it."""
         began, first = time.monotonic(), ""
         while True:
-            said = self._do(kubectl(f"-n kube-node-lease get lease {name} -o json --ignore-not-found"), "").output
-            with suppress(ValueError, KeyError, TypeError):
-                renewed = str(json.loads(said)["spec"]["renewTime"])
+            # An etcd whose members have just changed may not answer for a moment.
+            with suppress(ValueError, KeyError, TypeError, remote.Slow, remote.Lost, remote.Refused):
+                ask = kubectl(f"-n kube-node-lease get lease {name} -o json --ignore-not-found")
+                renewed = str(json.loads(self.remote.run(ask, limit=60).output)["spec"]["renewTime"])
                 if first and renewed != first:
                     return
                 first = renewed

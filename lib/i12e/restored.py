@@ -9,6 +9,10 @@ from i12e.database import Failed, Host
 from i12e.verify import Opened
 
 
+class Unasked(Failed):
+    """It could not be asked, which says nothing of what it has."""
+
+
 def compare(
     host: Host, found: Opened, volatile: frozenset[str] = proof.VOLATILE, say: Callable[[str], None] = lambda text: None
 ) -> int:
@@ -27,8 +31,10 @@ def compare(
     sentinel = collect.Sentinel(**found.index.sentinel)
     done = host.run(kubectl(f"-n {sentinel.namespace} get secret {sentinel.name} -o json"), limit=60)
     if not sentinel.is_in(done.output):
-        said = (done.complaint.strip().splitlines() or ["it has another value"])[-1]
-        raise Failed(f"the Secret that was made for this backup does not open: {said[:200]}")
+        said = (done.complaint.strip().splitlines() or ["it has another value"])[-1][:200]
+        if done.status and "NotFound" not in said and "decrypt" not in said and "unable to transform" not in said:
+            raise Unasked(f"the Secret that was made for this backup could not be asked for: {said}")
+        raise Failed(f"the Secret that was made for this backup does not open: {said}")
     return sum(counts.values())
 
 

@@ -65,6 +65,7 @@ if [ "$1" = server ]; then
 fi
 exec /opt/bin/k3s.real "$@"
 """.encode()
+CHILD = f"pid=$(systemctl show -p MainPID --value {drilling.UNIT}); read -r child _ </proc/$pid/task/$pid/children;"
 
 
 @dataclass
@@ -228,7 +229,9 @@ def test_a_host_that_never_had_k3s_fetches_it_by_the_lock_file_and_keeps_nothing
     assert done.status == 0, done.out + done.err
     assert told["how"] == f"on {SCRATCH}, k3s v1.35.4+k3s1"
     assert scene.is_clean(SCRATCH)
-    assert not scene.lab.read(SCRATCH, "ls -d /var/lib/rancher /etc/rancher /opt/bin/k3s 2>/dev/null; true")
+    assert not scene.lab.read(
+        SCRATCH, "ls -d /var/lib/rancher /etc/rancher /var/lib/i12e /opt/bin/k3s 2>/dev/null; true"
+    )
 
 
 def test_a_server_and_one_without_isolation_are_refused_and_the_backup_stays_good(scene: Drills) -> None:
@@ -270,6 +273,18 @@ def test_a_k3s_that_starts_on_nothing_neither_says_nothing_of_the_backup(scene: 
     assert scene.marked()["state"] == "good"
 
 
+def test_a_k3s_that_is_killed_from_outside_says_nothing_of_the_backup(scene: Drills) -> None:
+    scene.slow(AGENT, 10)
+    process = scene.operator.start("drill", "--from", "disk", "--on", AGENT)
+    wait(lambda: scene.is_fenced(AGENT), 90)
+    wait(lambda: "server" in scene.lab.read(AGENT, f"{CHILD} tr '\\0' ' ' </proc/$child/cmdline"), 60)
+    scene.lab.read(AGENT, f"{CHILD} kill -9 $child")
+    out, err = process.communicate(timeout=120)
+    scene.slow(AGENT, 0)
+    assert (process.returncode, "(status 137)" in err, "not drilled" in err) == (1, True, True), out + err
+    assert scene.marked()["state"] == "good"
+
+
 def test_a_drill_that_is_killed_leaves_nothing_on_its_host(scene: Drills) -> None:
     scene.slow(AGENT, 10)
     process = scene.operator.start("drill", "--from", "disk", "--on", AGENT)
@@ -279,6 +294,16 @@ def test_a_drill_that_is_killed_leaves_nothing_on_its_host(scene: Drills) -> Non
     process.send_signal(signal.SIGKILL)
     process.communicate()
     wait(lambda: scene.is_clean(AGENT), 60)
+    # Nor after a power failure.
+    process = scene.operator.start("drill", "--from", "disk", "--on", AGENT)
+    wait(lambda: scene.is_fenced(AGENT), 90)
+    scene.lab.kill(AGENT)
+    scene.lab.power_on(AGENT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, "not drilled" in err) == (1, True), out + err
+    wait(lambda: scene.lab.ssh(AGENT, "true").status == 0, 90)
+    assert scene.is_clean(AGENT)
+    assert not scene.lab.read(AGENT, "ls /etc/tmpfiles.d/i12e-drill.conf 2>/dev/null; true")
     scene.slow(AGENT, 0)
     done, _ = scene.drills("--on", AGENT)
     assert done.status == 0, done.out + done.err
