@@ -54,7 +54,7 @@ if [ "$1" = server ]; then
     {{
         curl -sk -m 3 https://{places.address(SERVER)}:6443/cacerts >&2 && echo api
         curl -s -m 3 http://{places.GATEWAY}/ >&2 && echo gateway
-        ls /proc/1/root/ >&2 && echo root
+        ls -L /proc/1/root >&2 && echo root
         nsenter -t 1 -n true && echo network
         nsenter -t 1 -m true && echo mounts
         systemctl is-system-running >&2 && echo systemd
