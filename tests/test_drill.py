@@ -695,7 +695,7 @@ def test_the_task_takes_its_options_and_tells_its_steps(tmp_path: Path, monkeypa
     assert found["backup"] == made
     assert documented().keys() == found.keys() - {"task", "verb", "what", "result", "seconds", "remark", "text"}
     wrong = project.doit("drill", "--from", "nowhere", tasks=engine.backup_tasks)
-    assert (wrong.status, wrong.err.split(" (")[0]) == (3, "--store nowhere: there is no such store")
+    assert (wrong.status, wrong.err.split(" (")[0]) == (3, "--from nowhere: there is no such store")
 
 
 def documented() -> dict[str, Any]:

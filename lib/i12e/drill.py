@@ -59,7 +59,7 @@ def run(build: Build, backup: str, store: str, on: str, offline: bool) -> None:
     somewhere = _where(build, cluster, on) if on else None
     keys = backup_keys.private(build.paths, cluster.name, os.environ)
     with _alone(build) as folder:
-        places, problems = open_places(build, cluster, store, probe=False)
+        places, problems = open_places(build, cluster, store, probe=False, option="--from")
         drilling = Drilling(build, keys, folder, problems, somewhere)
         try:
             drilling.run(places, backup)

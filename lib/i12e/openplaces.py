@@ -16,17 +16,17 @@ from i12e.stores import StoreError
 
 
 def open_places(
-    build: Build, cluster: Cluster, only: str = "", probe: bool = True, patience: float = 300.0
+    build: Build, cluster: Cluster, only: str = "", probe: bool = True, patience: float = 300.0, option: str = "--store"
 ) -> tuple[list[Place], list[Problem]]:
     """Given a cluster and the name of one of its stores (all), return its folders in them, and what is wrong.
 
     `probe`: every store that is returned has been written to, read and listed just now; `patience`: seconds for which
-    what fails is tried again. Raise UserError for a name that no store has.
+    what fails is tried again; `option`: by which the name was given. Raise UserError for a name that no store has.
     """
     found = backup_keys.stores(build.paths, cluster, os.environ)
     if only and only not in [store.name for store in found]:
         names = ", ".join(store.name for store in found)
-        raise UsageError(Problem("", None, None, f"--store {only}: there is no such store", f"there are {names}"))
+        raise UsageError(Problem("", None, None, f"{option} {only}: there is no such store", f"there are {names}"))
     if probe and not cluster.backup.stores:  # the user's own folder, on no disk that could be missing
         for each in found:
             with suppress(OSError):  # the store says it better

@@ -186,7 +186,7 @@ class Restoring:
     def run(self) -> None:
         """Do it."""
         keys = backup_keys.private(self.build.paths, self.cluster.name, os.environ)
-        places, problems = open_places(self.build, self.cluster, self.given.store, probe=False)
+        places, problems = open_places(self.build, self.cluster, self.given.store, probe=False, option="--from")
         if not places:
             raise UserError(problems)
         self.build.notes += [str(problem) for problem in problems]
