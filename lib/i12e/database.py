@@ -37,6 +37,10 @@ class Failed(Exception):
         super().__init__(why)
 
 
+class Unasked(Failed):
+    """A cluster could not be asked, which says nothing of what it has."""
+
+
 @dataclass(frozen=True)
 class Database:
     """A proven database."""
@@ -207,7 +211,7 @@ class Live:
         said = self._said(collect.FIRST)
         self.uid = collect.uid(said)
         if not self.uid:
-            raise Failed("its API does not say who the cluster is")
+            raise Unasked("its API does not say who the cluster is")
         listed = {collect.CORE: said.get(collect.CORE, ""), **self._said(collect.groups(said))}
         custom = collect.custom(self._said([collect.KINDS], metadata=True))
         self._resources = {
@@ -244,7 +248,7 @@ class Live:
         found: list[bytes] = []
         done = self._host.stream(collect.asking(metadata), found.append, lines, quiet=120)
         if done.status:
-            raise Failed("its API cannot be asked")
+            raise Unasked("its API cannot be asked")
         return collect.answers(paths, b"".join(found).decode(errors="replace"))
 
 

@@ -43,10 +43,10 @@ _FREE = "df -Pk /var/lib | awk 'NR == 2 { print $4 }'"
 _THERE = f"du -sk {FOLDER} | cut -f1"
 _NOT_THE_BACKUPS = re.compile(
     r"\(status (?:137|143)\)|no space left|out of memory|cannot allocate|too many open files|input/output error"
-    r"|cannot be asked|does not get ready|the drill has ended",
+    r"|does not get ready",
     re.IGNORECASE,
 )
-"""What k3s or we say when it is the host that fails."""
+"""What is said when it is the host that fails: by k3s and the kernel, and by restoring.SERVE of a k3s that is slow."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ class _Drill:
         if opened.manifest.k3s != self._k3s:
             said = f"{why}; it was made by k3s {opened.manifest.k3s}, and {self._k3s} is another one"
             raise Unable(said, f"drill again with k3s.version: {opened.manifest.k3s}")
-        if isinstance(error, restored.Unasked) or _NOT_THE_BACKUPS.search(why):
+        if isinstance(error, database.Unasked) or _NOT_THE_BACKUPS.search(why):
             raise Unable(f"{self._site.name}: {why}", _AGAIN)
         progress = restoring.read(self._do(drilling.LOOK))
         if not progress.quiet and not progress.failed:

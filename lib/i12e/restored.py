@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from i12e import collect, database, proof
-from i12e.database import Failed, Host
+from i12e.database import Failed, Host, Unasked
 from i12e.verify import Opened
-
-
-class Unasked(Failed):
-    """It could not be asked, which says nothing of what it has."""
 
 
 def compare(
     host: Host, found: Opened, volatile: frozenset[str] = proof.VOLATILE, say: Callable[[str], None] = lambda text: None
-) -> int:
+) -> None:
     """Given a server whose k3s answers, and the backup, see that it serves what was backed up.
 
-    `volatile`: the plurals that do not count. Return how many objects were counted; raise Failed, or Unreachable.
+    `volatile`: the plurals that do not count. Raise Failed, Unasked where it did not say, or Unreachable.
     """
     live = database.Live(host)
     if live.uid != found.manifest.uid:
         said = f"its kube-system is {live.uid}, and the backup's is {found.manifest.uid}"
         raise Failed(f"it serves another cluster: {said}")
-    counts = live.counts(60.0, say)
-    missing = proof.lost(found.manifest.objects, counts, volatile)
+    missing = proof.lost(found.manifest.objects, live.counts(60.0, say), volatile)
     if missing:
         raise Failed(f"it does not have all that was backed up: {'; '.join(missing[:5])}")
     sentinel = collect.Sentinel(**found.index.sentinel)
@@ -35,7 +30,6 @@ def compare(
         if done.status and "NotFound" not in said and "decrypt" not in said and "unable to transform" not in said:
             raise Unasked(f"the Secret that was made for this backup could not be asked for: {said}")
         raise Failed(f"the Secret that was made for this backup does not open: {said}")
-    return sum(counts.values())
 
 
 def kubectl(arguments: str) -> str:
