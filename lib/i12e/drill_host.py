@@ -34,7 +34,6 @@ from i12e.secrets import Secret
 _LOOK = 0.5  # seconds between two looks at the host
 _NEWS = 10.0
 _LIMIT = 3600.0  # seconds in which k3s restores and is ready
-_ROOM, _LOG = 3, 192 << 20  # times the database, and bytes beside it, as for a restore
 _PROGRAM = 400 << 20  # bytes for k3s and what it unpacks
 _MEMORY = 600 << 10  # KB that k3s needs without its agent
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -227,7 +226,7 @@ class _Drill:
     def _has_room(self, size: int, there: int = 0) -> None:
         """See that there is room for a database of so many bytes, of which so many are there; raise Unable."""
         free = int(self._do(_FREE).strip() or 0) << 10
-        needed = _ROOM * size + _LOG + _PROGRAM - there
+        needed = restoring.room_for(size) + _PROGRAM - there
         if free < needed:
             said = f"it has {free >> 20} MB free in /var/lib, and {needed >> 20} are needed"
             raise Unable(f"{self._site.name}: {said}", "make room there")
@@ -240,9 +239,7 @@ class _Drill:
     def _job(self, opened: verify.Opened) -> Job:
         sealed = opened.index.plain[DATABASE]
         manifest = opened.manifest
-        kind = ETCD if manifest.datastore == ETCD else SQLITE
-        if kind == SQLITE and self._wanted.host.k3s.datastore == ETCD:
-            kind = CONVERT
+        kind = restoring.kind(self._wanted.host.k3s.datastore, manifest.datastore)
         return Job(manifest.id, "", kind, "", manifest.uid, sealed.size, sealed.sha256, operator(), time.time())
 
     def _send(self, job: Job, opened: verify.Opened) -> None:

@@ -15,8 +15,6 @@ from i12e.lock import duration
 from i12e.restoring import CONVERT, SQLITE, Progress
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:-rc\d+)?\+k3s(\d+)")
-_ROOM = 3  # times the database: staged, in its place, and what k3s makes of it
-_LOG = 192 << 20  # bytes beside it: etcd's log has two segments of 64 MB at once, and k3s starts anew
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def plan(now: Situation, asked: Asked) -> tuple[Plan | None, list[Problem]]:
     runs = action in (deploy.NOTHING, deploy.PROVE)
     return Plan(
         target=asked.target,
-        kind=_kind(wanted.host.k3s.datastore, asked.manifest),
+        kind=restoring.kind(wanted.host.k3s.datastore, asked.manifest.datastore),
         resumes=_resumes(asked),
         living=living,
         stops=tuple(reached),
@@ -196,12 +194,6 @@ def _is_aside(asked: Asked) -> bool:
     return restoring.ASIDE in asked.progress.done
 
 
-def _kind(datastore: str, manifest: Manifest) -> str:
-    if manifest.datastore == ETCD:
-        return ETCD
-    return CONVERT if datastore == "etcd" else SQLITE
-
-
 def _backup_fits(now: Situation, asked: Asked) -> list[Problem]:
     """Return why this backup cannot be restored into this configuration."""
     manifest, host = asked.manifest, now.wanted[asked.target].host
@@ -246,7 +238,7 @@ def _target(now: Situation, asked: Asked) -> list[Problem]:
     if strange is None:
         strange = deploy.cannot_be_reset(wanted, _without_hold(found))
     problems = [Problem("", None, None, f"{asked.target}: {strange[0]}", strange[1])] if strange else []
-    needed = (_ROOM * asked.size + _LOG) // 1024
+    needed = restoring.room_for(asked.size) // 1024
     if found.free < needed and not _resumes(asked):
         said = f"{asked.target}: it has {found.free // 1024} MB free in /var/lib, and {needed // 1024} are needed"
         remedy = "make room there; what earlier restores set aside is in /var/lib/rancher/k3s/server.before-*"

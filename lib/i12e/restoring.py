@@ -38,6 +38,8 @@ HELD_BY_ANOTHER = 9
 _SERVER = "/var/lib/rancher/k3s/server"
 _READY = 600  # seconds in which k3s, once started, has to answer
 _PIECE = 32 << 20  # bytes that are sent at a time
+_ROOM = 3  # times the database: staged, in its place, and what k3s makes of it
+_LOG = 192 << 20  # bytes beside it: etcd's log has two segments of 64 MB at once, and k3s starts anew
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,18 @@ class Progress:
     """Whether the k3s of the proof runs."""
     last: str = ""
     """What it said last."""
+
+
+def kind(wanted: str, theirs: str) -> str:
+    """Given the datastores that a cluster is to have and that a backup is of, return which kind of job that is."""
+    if theirs == ETCD:
+        return ETCD
+    return CONVERT if wanted == ETCD else SQLITE
+
+
+def room_for(size: int) -> int:
+    """Given the bytes of a database, return how many have to be free where it is restored."""
+    return _ROOM * size + _LOG
 
 
 def look(folder: str, unit: str, quiet: str) -> str:
@@ -196,7 +210,6 @@ fi
 """
 
 SERVE = r"""
-# A k3s that moves nothing.
 quiet() {
     held
     start_quiet "$k3s" server --disable-agent --disable-scheduler --disable-controller-manager \
@@ -241,7 +254,7 @@ case $kind in
 esac
 step {PLACED}
 
-# 4.
+# 4. Served by a k3s that moves nothing.
 quiet
 if [ "$kind" = {CONVERT} ]; then
     # Only what starts on SQLite once has the cluster's certificates and its key of the Secrets on the disk; k3s copies
