@@ -18,6 +18,7 @@ import pytest
 from conftest import need
 from i12e import artifacts, drill, drill_host, drilling, restoring
 from i12e.build import Build
+from i12e.collect import k3s_settings
 from i12e.drill_host import Release
 from i12e.errors import UsageError
 from i12e.paths import Paths
@@ -67,7 +68,7 @@ tls-san: [k8s.example.com]
 kube-apiserver-arg: [audit-policy-file=/etc/audit.yaml]
 datastore-endpoint: mysql://elsewhere
 """
-    found = json.loads(drilling.config(Secret("the-backups-own"), theirs))
+    found = json.loads(drilling.config(Secret("the-backups-own"), k3s_settings(theirs)))
     assert found == {
         "cluster-cidr": "10.42.0.0/16,fd00:1::/56",
         "service-cidr": "10.43.0.0/16",
@@ -81,7 +82,7 @@ datastore-endpoint: mysql://elsewhere
         "etcd-disable-snapshots": True,
         "etcd-arg": ["quota-backend-bytes=8589934592"],
     }
-    assert set(json.loads(drilling.config(Secret("t"), ""))) == {
+    assert set(json.loads(drilling.config(Secret("t"), {}))) == {
         "token", "node-name", "node-ip", "advertise-address", "etcd-disable-snapshots", "etcd-arg"
     }  # fmt: skip
 
@@ -95,7 +96,7 @@ datastore-endpoint: mysql://elsewhere
     ],
 )
 def test_k3s_has_an_address_of_each_family_that_the_cluster_has(ranges: str, addresses: str) -> None:
-    assert json.loads(drilling.config(Secret("t"), f"cluster-cidr: {ranges}\n"))["node-ip"] == addresses
+    assert json.loads(drilling.config(Secret("t"), {"cluster-cidr": ranges}))["node-ip"] == addresses
 
 
 @contextmanager

@@ -243,6 +243,16 @@ def files_script() -> str:
     return _PRELUDE + _TAR
 
 
+K3S_CONFIG = "etc/rancher/k3s/config.yaml"
+"""The config of a host's k3s, as a tar of its files names it."""
+_SETTING = re.compile(r"^([a-z-]+):[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+
+
+def k3s_settings(text: str) -> dict[str, str]:
+    """Given k3s's config as i12e writes it, return its settings of one line each."""
+    return {key: value.strip('"') for key, value in _SETTING.findall(text)}
+
+
 TOKEN_SCRIPT = "cat /var/lib/rancher/k3s/server/token"  # noqa: S105  # how it is read
 
 ABSENT, BEFORE_FAILED, AFTER_FAILED = 44, 45, 46

@@ -18,7 +18,7 @@ from typing import IO
 from i12e import database, drilling, facts, remote, restore_plan, restored, restoring, screen, verify
 from i12e.artifacts import Entry
 from i12e.backups import Place
-from i12e.bundle import DATABASE, ETCD, HOSTS, SQLITE
+from i12e.bundle import DATABASE, ETCD, SQLITE
 from i12e.damaged import Damaged
 from i12e.drill_offline import Report, reading
 from i12e.drilling import FOLDER, Inside, Outs
@@ -243,7 +243,7 @@ class _Drill:
         return Job(manifest.id, "", kind, "", manifest.uid, sealed.size, sealed.sha256, operator(), time.time())
 
     def _send(self, job: Job, opened: verify.Opened) -> None:
-        theirs = _config_of(opened)
+        theirs = opened.k3s_settings().get(opened.manifest.server, {})
         self._write("etc/k3s/config.yaml", drilling.config(opened.token, theirs))
         self._write("outs", self._outs.encode())
         self._write("run.sh", drilling.script(job).encode())
@@ -365,13 +365,6 @@ class _Drill:
 
     def _write(self, name: str, content: bytes) -> None:
         self._do(restoring.write(name, len(content), FOLDER), content)
-
-
-def _config_of(opened: verify.Opened) -> str:
-    """Return k3s's config of the server that a backup is from, "" if it has none."""
-    place = f"{opened.manifest.server}/etc/rancher/k3s/config.yaml"
-    said = dict(opened.reading.files(HOSTS, opened.index, lambda name: name == place))
-    return said.get(place, b"").decode(errors="replace")
 
 
 def outs(hosts: Sequence[Host], endpoints: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:

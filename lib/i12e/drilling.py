@@ -13,7 +13,6 @@ Sources: systemd.exec(5), network_namespaces(7); k3s-docs cli/server.md; for the
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
@@ -43,9 +42,9 @@ _SOCKETS = (
     # Not all of it: systemd needs the folder itself for the unit.
     *("systemd/private", "systemd/notify", "systemd/cgroups-agent", "systemd/io.system.ManagedOOM", "systemd/userdb"),
 )
-_KEPT = re.compile(
-    r"(cluster-cidr|service-cidr|cluster-dns|cluster-domain|secrets-encryption|secrets-encryption-provider)"
-    r':\s*"?([^"#\n]+?)"?\s*'
+_KEPT = (
+    *("cluster-cidr", "service-cidr", "cluster-dns", "cluster-domain"),
+    *("secrets-encryption", "secrets-encryption-provider"),
 )
 """The settings of a server without which an API server does not have what the database has."""
 
@@ -200,12 +199,12 @@ def control(job: Job) -> str:
     return f'{head}{restoring.SERVE}rm -rf "$server"\nset -- {flag}\nquiet "$@"\nstep {restoring.READY}\n{_STAY}'
 
 
-def config(token: Secret, theirs: str) -> bytes:
-    """Given the backup's token and the config of the server that it is from, return k3s's config for the drill.
+def config(token: Secret, theirs: Mapping[str, str]) -> bytes:
+    """Given the backup's token and the settings of the server that it is from, return k3s's config for the drill.
 
     Of the other one only what the database has to be read by: files that it names, and hosts, are not here.
     """
-    said: Mapping[str, str] = {found[1]: found[2] for line in theirs.splitlines() if (found := _KEPT.fullmatch(line))}
+    said = {name: theirs[name] for name in _KEPT if name in theirs}
     wanted: dict[str, object] = {
         name: value == "true" if value in ("true", "false") else value for name, value in said.items()
     }

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -57,7 +56,7 @@ from i12e import (
 from i12e.backup_verify import known
 from i12e.backups import Backup, Place
 from i12e.build import Build
-from i12e.bundle import HOSTS, Part
+from i12e.bundle import Part
 from i12e.damaged import Damaged
 from i12e.deploy import HostPlan, Situation
 from i12e.errors import Outside, Problem, UsageError, UserError
@@ -89,7 +88,6 @@ wait
 exit 0
 """
 """Prints those of the URLs, a line each, where a server of k3s answers; asked as k3s-gate asks."""
-_SETTING = re.compile(r"^([a-z-]+):\s*(.*?)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -284,10 +282,8 @@ class Restoring:
     def _asked(self, place: Place, found: verify.Opened, newest: str, now: Situation, progress: Progress) -> Asked:
         own = known(self.build)
         size = os.fstat(found.database.fileno()).st_size
-        said = _configs(found)
-        server = said.get(found.manifest.server, "")
-        ours = yaml_settings(self._rendered())
-        theirs = yaml_settings(server)
+        said = found.k3s_settings()
+        ours, theirs = collect.k3s_settings(self._rendered()), said.get(found.manifest.server, {})
         moved = self._moved(found.manifest.id, progress)
         self.moves = self.moves or moved or {}
         return Asked(
@@ -325,14 +321,14 @@ class Restoring:
     def _rendered(self) -> str:
         """Return the config of k3s that the target is to have."""
         config = json.loads(self.hosts.wanted[self.target].config)
-        return render.file_in(config, "/etc/rancher/k3s/config.yaml")
+        return render.file_in(config, f"/{collect.K3S_CONFIG}")
 
-    def _alive(self, configs: Mapping[str, str], now: Situation) -> dict[str, str]:
+    def _alive(self, configs: Mapping[str, Mapping[str, str]], now: Situation) -> dict[str, str]:
         """Return where servers of the backup's cluster answer that none of our hosts is, as the target sees it."""
         ours = {str(address) for wanted in now.wanted.values() for address in wanted.host.addresses}
         urls: dict[str, str] = {}
-        for name, text in configs.items():
-            for address in yaml_settings(text).get("node-ip", "").split(","):
+        for name, settings in configs.items():
+            for address in settings.get("node-ip", "").split(","):
                 if address and address not in ours:
                     urls[f"https://[{address}]:6443" if ":" in address else f"https://{address}:6443"] = name
         if not urls or not isinstance(now.view.facts[self.target], HostFacts):
@@ -725,18 +721,6 @@ class Restoring:
 
     def _write(self, name: str, content: bytes) -> None:
         self._do(restoring.write(name, len(content)), "", content)
-
-
-def _configs(found: verify.Opened) -> dict[str, str]:
-    """Return k3s's config of each server that is in a backup."""
-    place = "/etc/rancher/k3s/config.yaml"
-    said = found.reading.files(HOSTS, found.index, lambda name: name.endswith(place))
-    return {name.removesuffix(place): content.decode(errors="replace") for name, content in said}
-
-
-def yaml_settings(text: str) -> dict[str, str]:
-    """Given k3s's config as i12e writes it, return its settings of one line each."""
-    return {key: value.strip('"') for key, value in _SETTING.findall(text)}
 
 
 def _sum(file: IO[bytes]) -> str:

@@ -75,6 +75,12 @@ class Opened(Checked):
     snapshot: snapshots.Snapshot
     """What is in the database."""
 
+    def k3s_settings(self) -> dict[str, dict[str, str]]:
+        """Return, of each host that has a config of k3s in the backup, its settings of one line each."""
+        place = f"/{collect.K3S_CONFIG}"
+        said = self.reading.files(bundle.HOSTS, self.index, lambda name: name.endswith(place))
+        return {name.removesuffix(place): collect.k3s_settings(text.decode(errors="replace")) for name, text in said}
+
 
 def check(
     place: Place,
