@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from i12e import database, drilling, facts, remote, restore_plan, restored, restoring, screen, verify
 from i12e.artifacts import Entry
@@ -248,16 +247,10 @@ class _Drill:
         self._write("outs", self._outs.encode())
         self._write("run.sh", drilling.script(job).encode())
         self._write("control.sh", drilling.control(job).encode())
-        self._send_database(opened.database, job.size)
-
-    def _send_database(self, file: IO[bytes], size: int) -> None:
         meter = screen.meter(f"sends the database to {self._site.name}")
-        file.seek(0)
-        there = 0
-        while piece := file.read(restoring.PIECE):
-            there = int(self._do(restoring.piece(there, folder=FOLDER), piece, 600))
-            meter(there, size)
-        if there != size:
+        if not restoring.send(
+            lambda script, stdin=b"": self._do(script, stdin, 600), opened.database, job.size, meter, folder=FOLDER
+        ):
             raise Unable(f"{self._site.name}: the database did not arrive whole", _AGAIN)
 
     def _restore(self, job: Job) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 from i12e import registry, restoring
 from i12e.bundle import Manifest, Part
@@ -192,14 +192,6 @@ def moved(volume: Volume, moves: Mapping[str, str]) -> Volume:
     return made
 
 
-class Do(Protocol):
-    """Who runs a script on the target."""
-
-    def __call__(self, script: str, stdin: bytes = b"") -> str:
-        """Given a script and its input, return its output; raise if it fails."""
-        ...
-
-
 class Stuck(Exception):
     """Volumes are not where they are to be; `why` names them."""
 
@@ -208,7 +200,7 @@ class Stuck(Exception):
         super().__init__(why)
 
 
-def volumes(do: Do, backup: str, moves: Mapping[str, str]) -> int:
+def volumes(do: restoring.Do, backup: str, moves: Mapping[str, str]) -> int:
     """Given a backup's id and what is moved, have its volumes where they are to be; return how many have moved.
 
     `do` runs scripts on the target, where the k3s of the proof runs. Raise Stuck, or what `do` raises.

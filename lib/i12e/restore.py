@@ -454,13 +454,8 @@ class Restoring:
         """Send a file in pieces: what is there already is not sent again."""
         meter = screen.meter(f"sends {name} to {self.target}")
         there = min(int(self._do(restoring.has(name), "").output.strip() or 0), size)
-        file.seek(there)
-        while there < size:
-            piece = file.read(restoring.PIECE)
-            if not piece:
-                raise Stopped(self.target, f"{name} is shorter than it was")
-            there = int(self._do(restoring.piece(there, name), "", piece, 600).output)
-            meter(there, size)
+        if not restoring.send(self._runs(self.target), file, size, meter, name, there=there):
+            raise Stopped(self.target, f"{name} is shorter than it was")
 
     def _send(self, file: IO[bytes], job: Job) -> None:
         """Send the database, and see that it arrived."""
@@ -500,12 +495,8 @@ class Restoring:
     def _move(self, job: Job) -> None:
         """Have the volumes of hosts that are no more bound to others, before they are counted for the proof."""
         screen.say(f"{self.target}: moves volumes")
-
-        def do(script: str, stdin: bytes = b"") -> str:
-            return self._do(script, "", stdin, 300).output
-
         try:
-            count = moving.volumes(do, job.backup, self.moves)
+            count = moving.volumes(self._runs(self.target, 300), job.backup, self.moves)
         except moving.Stuck as error:
             raise Stopped(self.target, error.why, "run the same again: it goes on from there") from None
         screen.say(f"{self.target}: volumes that are bound to other hosts now: {count}")
@@ -663,13 +654,9 @@ class Restoring:
         folder = self.build.paths.root / self.build.paths.build
         with tempfile.TemporaryFile(dir=folder) as file:
             found.reading.into(part.name, file, found.index)
-            size = file.tell()
-            file.seek(0)
-            there = 0
             self._on(name, restoring.PREPARE)
-            while piece := file.read(restoring.PIECE):
-                there = int(self._on(name, restoring.piece(there, "path.tar"), piece).output)
-            if there != size:
+            meter = screen.meter(f"sends {part.path} to {name}")
+            if not restoring.send(self._runs(name), file, file.tell(), meter, "path.tar"):
                 raise Stopped(name, f"{part.path} did not arrive whole")
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             self._on(name, restoring.unpack(part.path, stamp), limit=1800)
@@ -718,6 +705,10 @@ class Restoring:
             said = (done.complaint or done.output).strip()[-300:] or f"status {done.status}"
             raise Stopped(name, f"a command on it failed: {said}", "run the same again once that is mended")
         return done
+
+    def _runs(self, name: str, limit: float = 600) -> restoring.Do:
+        """Return who runs scripts on a host, each for so many seconds at most."""
+        return lambda script, stdin=b"": self._on(name, script, stdin, limit).output
 
     def _write(self, name: str, content: bytes) -> None:
         self._do(restoring.write(name, len(content)), "", content)

@@ -22,9 +22,10 @@ import base64
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import IO, Protocol
 
 from i12e.facts import STATE
 
@@ -435,8 +436,27 @@ grep -q '^{STAGED} ' progress 2>/dev/null || printf '{STAGED} %s\\n' "$(date +%s
 """
 
 
-PIECE = _PIECE
-"""Bytes that are sent at a time."""
+class Do(Protocol):
+    """Who runs a script on a host."""
+
+    def __call__(self, script: str, stdin: bytes = b"") -> str:
+        """Given a script and its input, return its output; raise if it fails."""
+        ...
+
+
+def send(
+    do: Do, file: IO[bytes], size: int, meter: Callable[[int, int], None],
+    name: str = "database", folder: str = FOLDER, there: int = 0,
+) -> bool:  # fmt: skip
+    """Given who runs scripts on a host, a file of so many bytes and who is told how many have come, send it in pieces.
+
+    It is NAME in a folder there, which has the first `there` bytes of it. Return whether all of it came.
+    """
+    file.seek(there)
+    while there < size and (block := file.read(_PIECE)):
+        there = int(do(piece(there, name, folder), block))
+        meter(there, size)
+    return there == size
 
 
 def note(step: str) -> str:
