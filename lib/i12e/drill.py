@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,7 +53,8 @@ def run(build: Build, backup: str, store: str, on: str, offline: bool) -> None:
     Raise UserError with what is wrong.
     """
     if on and offline:
-        raise UsageError(Problem("", None, None, "--on and --offline: an offline drill is one without a host"))
+        said = "--on and --offline: an offline drill is one without a host"
+        raise UsageError(Problem("", None, None, said, "leave one of them out"))
     cluster = build.cluster()
     somewhere = _where(build, cluster, on) if on else None
     keys = backup_keys.private(build.paths, cluster.name, os.environ)
@@ -89,17 +89,8 @@ def _alone(build: Build) -> Iterator[Path]:
         held.release()
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a drill that needs a host goes."""
-
-    release: Release
-    """The k3s that it has there."""
-    make: Callable[[Path], AbstractContextManager[Site]]
-
-    def __call__(self, folder: Path) -> AbstractContextManager[Site]:
-        """Given a private folder, have the site."""
-        return self.make(folder)
+Where = Callable[[Path], AbstractContextManager[Site]]
+"""Given a private folder, has the place of a drill that needs a host."""
 
 
 def _where(build: Build, cluster: Cluster, on: str) -> Where:
@@ -111,17 +102,17 @@ def _where(build: Build, cluster: Cluster, on: str) -> Where:
     entries = artifacts.load(build.files, build.paths.artifacts) or {}
     release = Release(first, entries)
     if on == drill_lab.NAME and on not in hosts:
-        return Where(release, lambda folder: drill_lab.host(build.paths.root, folder, release.version))
+        return lambda folder: drill_lab.host(build.paths.root, folder, release)
     outs = drill_host.outs(list(hosts.values()), [*_stores(build, cluster), *_name_servers(cluster)])
     if on in hosts:
         pinned = machines.load(build.paths).get(on, "")
-        site = Site(on, remote.target(hosts[on], build.paths.root), f"on {on},", outs, pinned)
+        site = Site(on, remote.target(hosts[on], build.paths.root), f"on {on},", release, outs, pinned)
     elif "@" in on:
-        site = Site(on, remote.Target(on, on), f"on {on},", outs)
+        site = Site(on, remote.Target(on, on), f"on {on},", release, outs)
     else:
         remedy = f"there are {', '.join(hosts)}; USER@ADDRESS is any other machine, and lab makes one here"
         raise UsageError(Problem("", None, None, f"--on {on}: there is no such host", remedy))
-    return Where(release, lambda folder: nullcontext(site))
+    return lambda folder: nullcontext(site)
 
 
 def _stores(build: Build, cluster: Cluster) -> Iterator[tuple[str, int]]:
@@ -185,8 +176,8 @@ class Drilling:
             if self._where is None:
                 drill_offline.run(place, each.id, self._keys, folders, known(self._build), report)
             else:
-                site, release = self._where(self._folder), self._where.release
-                drill_host.run(place, each.id, self._keys, folders[0], known(self._build), report, site, release)
+                there = self._where(self._folder)
+                drill_host.run(place, each.id, self._keys, folders[0], known(self._build), report, there)
         except (Missing, Damaged) as error:
             why = error.why
         except verify.OtherKey as error:

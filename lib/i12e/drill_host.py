@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from i12e import database, drilling, facts, remote, restore_plan, restored, restoring, screen, verify
@@ -36,7 +37,7 @@ _LIMIT = 3600.0  # seconds in which k3s restores and is ready
 _PROGRAM = 400 << 20  # bytes for k3s and what it unpacks
 _MEMORY = 600 << 10  # KB that k3s needs without its agent
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
-_AGAIN = "drill again once that is mended"
+_AGAIN, _ELSEWHERE = "drill again once that is mended", "drill on another host"
 _FREE = "df -Pk /var/lib | awk 'NR == 2 { print $4 }'"
 _THERE = f"du -sk {FOLDER} | cut -f1"
 _NOT_THE_BACKUPS = re.compile(
@@ -45,22 +46,6 @@ _NOT_THE_BACKUPS = re.compile(
     re.IGNORECASE,
 )
 """What is said when it is the host that fails: by k3s and the kernel, and by restoring.SERVE of a k3s that is slow."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a drill goes."""
-
-    name: str
-    """For messages."""
-    target: Target
-    how: str
-    """What the mark says of it, in front of k3s's version."""
-    outs: Outs
-    """What of the cluster must not be reached from in there."""
-    machine_id: str = ""
-    """The one that it is known by, if it is."""
-    notes: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -83,12 +68,30 @@ class Release:
         return self.entries.get(release(self.host.model_copy(update={"os": os})).url)
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a drill goes."""
+
+    name: str
+    """For messages."""
+    target: Target
+    how: str
+    """What the mark says of it, in front of k3s's version."""
+    release: Release
+    """The k3s that it has there."""
+    outs: Outs
+    """What of the cluster must not be reached from in there."""
+    machine_id: str = ""
+    """The one that it is known by, if it is."""
+    notes: Sequence[str] = field(default=())
+
+
 def run(
     place: Place, backup: str, keys: Sequence[Secret], folder: Path, known: Sequence[Secret], report: Report,
-    site: AbstractContextManager[Site], wanted: Release, say: Callable[[str], None] = screen.say,
+    site: AbstractContextManager[Site], say: Callable[[str], None] = screen.say,
 ) -> None:  # fmt: skip
     """Given a store, a backup's id, the keys that open it, a folder for files without names, the cluster's tokens,
-    where the drill goes and which k3s it has there, drill it.
+    and where the drill goes, drill it.
 
     `report` gets the steps as they are taken. Raise Damaged if it does not restore; Unable if that cannot be told; what
     verify.opened raises else.
@@ -97,19 +100,19 @@ def run(
         report.notes += there.notes
         with Remote(there.target) as host:
             try:
-                _Drill(there, host, wanted, report, say).run(place, backup, keys, folder, known)
+                _Drill(there, host, report, say).run(place, backup, keys, folder, known)
             except remote.Unreachable as error:
                 raise Unable(f"{there.name}: {error.why}", error.remedy) from None
 
 
 class _Drill:
-    def __init__(self, site: Site, host: Remote, wanted: Release, report: Report, say: Callable[[str], None]) -> None:
+    def __init__(self, site: Site, host: Remote, report: Report, say: Callable[[str], None]) -> None:
         self._site = site
         self._host = host
-        self._wanted = wanted
+        self._wanted = site.release
         self._report = report
         self._say = say
-        self._k3s = ""
+        self._k3s = site.release.version
         self._outs = ""
         self._memory = 0
         self._held: Held | None = None
@@ -132,7 +135,7 @@ class _Drill:
                 except database.Failed as error:
                     self._again(job, opened, error)
             began = time.monotonic()
-            if self._is_clean():
+            if self._cleaned():
                 self._report.add("end", time.monotonic() - began, f"nothing of it is left on {self._site.name}")
 
     # --- may it
@@ -145,24 +148,25 @@ class _Drill:
             held = self._held
             line = held.first_line(60)
             if line.startswith("busy"):
-                raise Unable(f"{self._site.name}: another drill is at work: {line.removeprefix('busy').strip()}")
+                whose = line.removeprefix("busy").strip() or "it says not whose"
+                raise Unable(f"{self._site.name}: another drill is at work: {whose}", "wait for its end")
             if line != "held":
                 said = (held.complaint() or line).strip()[-300:]
-                raise Unable(f"{self._site.name}: no drill can begin: {said or 'it says not why'}")
+                raise Unable(f"{self._site.name}: no drill can begin: {said or 'it says not why'}", _ELSEWHERE)
             try:
                 yield
             finally:
                 with suppress(remote.Unreachable):  # the host ends it by itself
                     if held.alive():
-                        self._is_clean()
+                        self._cleaned()
 
-    def _is_ours(self) -> None:
+    def _need_the_host(self) -> None:
         """See that the host is still ours; raise Unable."""
         if self._held is None or not self._held.alive():
             said = "the host has given this drill up: it heard nothing of us for a minute, or the connection broke"
             raise Unable(f"{self._site.name}: {said}", "drill again")
 
-    def _is_clean(self) -> bool:
+    def _cleaned(self) -> bool:
         """Remove all of the drill from the host; tell whether that went well, which says nothing of the backup."""
         done = self._host.run(drilling.CLEAN, limit=120)
         said = f"{self._site.name}: {FOLDER}, which has secrets, cannot be removed: {done.complaint.strip()[-200:]}"
@@ -188,11 +192,10 @@ class _Drill:
             no_k3s = f"it has {theirs}, and artifacts.lock has no k3s {self._wanted.version} for {machine}"
             wrong.append(no_k3s)
         if wrong:
-            remedy = "./doit lock" if wrong == [no_k3s] else "drill on another host"
+            remedy = "./doit lock" if wrong == [no_k3s] else _ELSEWHERE
             raise Unable(f"{name}: {'; '.join(wrong)}", remedy)
         if found.unit == "k3s-agent" and found.active == "active":
             self._report.notes.append(f"{name} is a node of the cluster: the drill shares its memory and its disk")
-        self._k3s = self._wanted.version
         self._memory = int(memory) << 10 if memory.isdecimal() else 0
         self._bring(None if has else entry)
         script, outs = drilling.outside(self._site.outs)
@@ -215,7 +218,9 @@ class _Drill:
         try:
             self._do(drilling.fetch(entry.url, entry.sha256), limit=900)
         except Unable as error:
-            raise Unable(f"{self._site.name}: k3s {self._k3s} is not to be had from {entry.url}: {error.why}") from None
+            raise Unable(
+                f"{self._site.name}: k3s {self._k3s} is not to be had from {entry.url}: {error.why}", _AGAIN
+            ) from None
 
     def _is_new_enough(self, theirs: str) -> None:
         if restore_plan.is_older(self._k3s, theirs):
@@ -231,7 +236,7 @@ class _Drill:
             raise Unable(f"{self._site.name}: {said}", "make room there")
         if self._memory < (_MEMORY << 10) + 2 * size:
             said = f"it has {self._memory >> 20} MB of memory free, and k3s needs more for a database of that size"
-            raise Unable(f"{self._site.name}: {said}", "drill on another host")
+            raise Unable(f"{self._site.name}: {said}", _ELSEWHERE)
 
     # --- the restore
 
@@ -247,10 +252,8 @@ class _Drill:
         self._write("outs", self._outs.encode())
         self._write("run.sh", drilling.script(job).encode())
         self._write("control.sh", drilling.control(job).encode())
-        meter = screen.meter(f"sends the database to {self._site.name}")
-        if not restoring.send(
-            lambda script, stdin=b"": self._do(script, stdin, 600), opened.database, job.size, meter, folder=FOLDER
-        ):
+        meter, put = screen.meter(f"sends the database to {self._site.name}"), partial(self._do, limit=600)
+        if not restoring.send(put, opened.database, job.size, meter, folder=FOLDER):
             raise Unable(f"{self._site.name}: the database did not arrive whole", _AGAIN)
 
     def _restore(self, job: Job) -> None:
@@ -295,12 +298,12 @@ class _Drill:
             if progress.failed or (restoring.READY in progress.done and progress.quiet):
                 return progress, began, marks
             if not progress.quiet:
-                self._is_ours()
+                self._need_the_host()
                 free = self._do(_FREE).strip()
                 said = f"the drill's unit ended: {progress.last or 'it says not why'}; {free} KB are free there"
                 raise Unable(f"{self._site.name}: {said}", f"journalctl -u {drilling.UNIT} there; {_AGAIN}")
             if now - began > _LIMIT:
-                raise Unable(f"{self._site.name}: not ready after {duration(_LIMIT)}: {progress.last}")
+                raise Unable(f"{self._site.name}: not ready after {duration(_LIMIT)}: {progress.last}", _ELSEWHERE)
             if now - told > _NEWS:
                 told = now
                 self._say(f"{self._site.name}: restores, {duration(now - began)}: {progress.last}")
@@ -319,7 +322,7 @@ class _Drill:
         restores then is good.
         """
         why = first.why
-        self._is_the_backups(job, opened, first)
+        self._rule_out_the_host(job, opened, first)
         self._say(f"{self._site.name}: it failed ({why}); sees whether k3s starts there at all")
         progress, _, _ = self._follow("control.sh")
         if progress.failed:
@@ -329,13 +332,13 @@ class _Drill:
         try:
             self._try(job, opened)
         except database.Failed as error:
-            self._is_the_backups(job, opened, error)
+            self._rule_out_the_host(job, opened, error)
             raise Damaged(f"k3s {self._k3s} on {self._site.name}, twice: {error.why}") from None
         self._report.notes.append(f"{self._site.name}: it restored at the second try; the first one ended so: {why}")
 
-    def _is_the_backups(self, job: Job, opened: verify.Opened, error: database.Failed) -> None:
+    def _rule_out_the_host(self, job: Job, opened: verify.Opened, error: database.Failed) -> None:
         """Raise Unable if what went wrong may be the host's fault, or somebody's who ended the drill."""
-        self._is_ours()
+        self._need_the_host()
         why = error.why
         if opened.manifest.k3s != self._k3s:
             said = f"{why}; it was made by k3s {opened.manifest.k3s}, and {self._k3s} is another one"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from i12e.drill_host import Site
+from i12e.drill_host import Release, Site
 from i12e.localetcd import Unable
 from i12e.remote import Target
 
@@ -21,14 +21,14 @@ NAME = "lab"
 
 
 @contextmanager
-def host(root: Path, folder: Path, version: str) -> Iterator[Site]:
-    """Given the checkout, a private folder and a version of k3s, have a host of a lab of its own until the block ends.
+def host(root: Path, folder: Path, release: Release) -> Iterator[Site]:
+    """Given the checkout, a private folder and a k3s, have a host of a lab of its own until the block ends.
 
     Raise Unable where there can be none.
     """
     if not (root / "tests/lab").is_dir():
         raise Unable("this checkout has no tests/lab, which makes the hosts of a lab", "drill on a host")
-    command = [sys.executable, "-m", "lab", "scratch", str(folder / "lab"), version]
+    command = [sys.executable, "-m", "lab", "scratch", str(folder / "lab"), release.version]
     process = subprocess.Popen(
         command, cwd=root, env={**os.environ, "PYTHONPATH": str(root / "tests")}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -42,6 +42,7 @@ def host(root: Path, folder: Path, version: str) -> Iterator[Site]:
         told = json.loads(line)
         note = "the lab's k3s is a stand-in on a real etcd: it proves the database, and the way there, but not k3s"
         target = Target(NAME, told["host"], ("-F", told["ssh_config"]))
-        yield Site(NAME, target, "lab, a stand-in for", [tuple(out) for out in told["outs"]], notes=[note])
+        outs = [(address, port) for address, port in told["outs"]]
+        yield Site(NAME, target, "lab, a stand-in for", release, outs, notes=[note])
     finally:
         process.communicate()
